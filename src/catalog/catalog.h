@@ -1,0 +1,116 @@
+/*-------------------------------------------------------------------------
+ *
+ * catalog.h
+ *		The extension's own tables: sources, secrets, tasks, raw log.
+ *
+ * Functions here run inside a transaction with SPI connected, unless said
+ * otherwise; uds_xact_begin() makes both in a worker.  They take ordinary
+ * row and table locks on the tables of schema uds and nothing else.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef UDS_CATALOG_H
+#define UDS_CATALOG_H
+
+#include "nodes/pg_list.h"
+#include "utils/jsonb.h"
+#include "utils/timestamp.h"
+#include "connector/connector.h"
+
+typedef struct UdsSource
+{
+	int64		id;
+	char	   *name;
+	char	   *type;
+	Oid			owner;
+	bool		enabled;
+	char	   *on_deleted;
+	char	   *on_missing;
+	char	   *manifest;		/* JSON text; NULL for types without one */
+	char	   *options;		/* JSON text, stored secrets merged in */
+	char	   *match_keys;		/* JSON array of text */
+	int			priority;
+	char	   *columns;		/* JSON array of text, or NULL = all */
+	double		guard_percent;
+	int			guard_min;
+} UdsSource;
+
+typedef struct UdsTask
+{
+	int64		id;
+	int64		source_id;
+	char		kind[16];
+	char		mode[16];		/* as asked: auto, full, incremental */
+	bool		force;
+	int			attempt;
+	int64		retry_of;		/* 0 = none */
+} UdsTask;
+
+/* The numbers of a task row. */
+typedef struct UdsTaskCounts
+{
+	int64		pages,
+				requests,
+				throttled_ms,
+				fetched,
+				created,
+				updated,
+				unchanged,
+				enabled,
+				disabled,
+				deleted,
+				linked,
+				unlinked,
+				skipped,
+				failed;
+	int64		fetch_ms,
+				apply_ms;
+	int			complete;		/* 1, 0, or -1 = nothing full was read */
+} UdsTaskCounts;
+
+/* spi.c: short transactions of a worker, and SPI with errors named */
+extern void uds_xact_begin(const char *activity);
+extern void uds_xact_commit(void);
+extern void uds_xact_abort(void);
+extern uint64 uds_spi_exec(const char *sql, int nargs, Oid *types,
+						   Datum *values, const char *nulls);
+extern Datum uds_spi_value(const char *sql, int nargs, Oid *types,
+						   Datum *values, const char *nulls, bool *isnull);
+extern char *uds_spi_text(int row, int column);	/* of SPI_tuptable; NULL = null */
+
+/* spi.c: acting as the extension's owner in a caller's session */
+typedef struct UdsIdentity
+{
+	Oid			user;
+	int			context;
+} UdsIdentity;
+extern Oid	uds_extension_owner(void);
+extern void uds_become(Oid role, UdsIdentity *saved);
+extern void uds_unbecome(const UdsIdentity *saved);
+
+/* sources.c */
+extern UdsSource *uds_source_load(int64 id);
+extern UdsSource *uds_source_load_by_name(const char *name);	/* ERROR if unknown */
+extern char *uds_source_load_token(const UdsSource *source);
+extern void uds_source_save_token(const UdsSource *source, const char *token,
+								  TimestampTz expires_at);
+extern void uds_source_note_success(int64 id, int64 task);
+extern void uds_source_note_failure(int64 id, int64 task, const char *message);
+
+/* rawlog.c */
+extern void uds_raw_log_append(int64 task, int attempt, List *pages);
+extern void uds_raw_log_cleanup(void);
+
+/* tasks.c */
+extern int64 uds_task_queue(int64 source, const char *kind, const char *mode,
+							bool force, int64 retry_of, Oid requested_by,
+							bool *joined);
+extern bool uds_task_claim(UdsTask *task, void (*announce) (const UdsTask *));
+extern void uds_task_finish(int64 task, const char *status, const char *message,
+							const UdsTaskCounts *counts);
+extern bool uds_task_cancel_waiting(int64 task);
+extern void uds_task_reap(void);
+extern TimestampTz uds_task_next_due(void);
+extern bool uds_extension_installed(void);
+
+#endif							/* UDS_CATALOG_H */

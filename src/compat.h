@@ -1,0 +1,36 @@
+/*-------------------------------------------------------------------------
+ *
+ * compat.h
+ *		Differences between the supported PostgreSQL versions, 15 to 18.
+ *
+ * Owns every PG_VERSION_NUM of the extension; used in all processes, takes
+ * no locks.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef UDS_COMPAT_H
+#define UDS_COMPAT_H
+
+/* 17 renamed the per-process number that PGPROC and latches go by */
+#if PG_VERSION_NUM < 170000
+#define MyProcNumber MyBackendId
+#endif
+
+/* 17 gave extensions named wait events; before, all share one */
+#if PG_VERSION_NUM >= 170000
+#include "utils/wait_event.h"
+#define uds_wait_event(name) WaitEventExtensionNew(name)
+#else
+#include "pgstat.h"
+#include "utils/wait_event.h"
+#define uds_wait_event(name) ((uint32) PG_WAIT_EXTENSION)
+#endif
+
+/* 18 shows name and version of a loaded module */
+#if PG_VERSION_NUM >= 180000
+#define UDS_MODULE_MAGIC PG_MODULE_MAGIC_EXT(.name = "uds", .version = UDS_VERSION)
+#else
+#define UDS_MODULE_MAGIC PG_MODULE_MAGIC
+#endif
+
+#endif							/* UDS_COMPAT_H */

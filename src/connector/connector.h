@@ -1,0 +1,115 @@
+/*-------------------------------------------------------------------------
+ *
+ * connector.h
+ *		The connector engine: reads a source as its manifest says and hands
+ *		over the pages as they came.
+ *
+ * The engine knows no table.  What it needs from the database (keeping a
+ * page, evaluating a jsonpath, remembering a token) it asks of its caller
+ * through UdsFetchHooks.  Runs in background workers, outside any
+ * transaction; takes no locks.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef UDS_CONNECTOR_H
+#define UDS_CONNECTOR_H
+
+#include "nodes/pg_list.h"
+#include "utils/timestamp.h"
+
+typedef struct UdsManifest UdsManifest; /* parsed, see manifest.h */
+
+/* One response (or lost request) as it goes to the raw log. */
+typedef struct UdsPage
+{
+	const char *stream;			/* name of the stream; "auth" for tokens */
+	const char *request;		/* method and URL, secrets redacted */
+	const char *context;		/* JSON object: values of for_each, or NULL */
+	int			status;			/* HTTP status, 0 if none came */
+	const char *body;			/* may be NULL */
+	size_t		body_len;
+	bool		usable;			/* a good page whose records count */
+} UdsPage;
+
+typedef struct UdsFetchProgress
+{
+	int64		requests;		/* sent so far, tokens and retries included */
+	int64		requests_total; /* known so far; grows with for_each */
+	int64		pages;			/* usable pages so far */
+	int64		bytes;
+	int64		throttled_ms;	/* waited because the service asked for it */
+} UdsFetchProgress;
+
+typedef struct UdsFetchHooks
+{
+	void	   *arg;
+
+	/* keeps a page; copies what it needs before it returns */
+	void		(*page) (void *arg, const UdsPage *page);
+
+	/* all items jsonpath selects in a JSON text; List of char *, scalars as
+	 * text (numbers digit for digit), others as JSON; allocated in the
+	 * current memory context */
+	List	   *(*select) (void *arg, const char *json, size_t len,
+						   const char *jsonpath);
+
+	/* NULL if the text is valid JSON, else what is wrong with it */
+	char	   *(*check_json) (void *arg, const char *json, size_t len);
+
+	/* a token kept from before, or NULL; and keeping one (NULL = forget) */
+	char	   *(*load_token) (void *arg);
+	void		(*save_token) (void *arg, const char *token,
+							   TimestampTz expires_at);
+
+	/* called whenever a number changed */
+	void		(*progress) (void *arg, const UdsFetchProgress *progress);
+} UdsFetchHooks;
+
+/* A node that the service refused to show: an error row, not a failure. */
+typedef struct UdsSkippedNode
+{
+	const char *stream;
+	const char *data_type;		/* of the stream's records */
+	const char *node;			/* the for_each value, or "" */
+	const char *message;
+} UdsSkippedNode;
+
+typedef struct UdsFetchResult
+{
+	const char *plan;			/* the plan of the manifest that was read */
+	List	   *streams;		/* of char *: streams read, in order */
+	List	   *skipped;		/* of UdsSkippedNode * */
+	List	   *warnings;		/* of char *, one sentence each */
+	bool		complete;		/* every stream ended cleanly, no node skipped */
+	UdsFetchProgress totals;
+} UdsFetchResult;
+
+/* One line of uds_test_source(). */
+typedef struct UdsTestStep
+{
+	const char *step;
+	bool		ok;
+	const char *detail;
+	int			elapsed;		/* ms */
+} UdsTestStep;
+
+/* manifest.c */
+extern UdsManifest *uds_manifest_parse(const char *json, char **error);
+extern char *uds_manifest_check_options(const UdsManifest *manifest,
+										const char *options_json,
+										char **hint);
+extern List *uds_manifest_secrets(const UdsManifest *manifest);
+
+/* run.c */
+extern UdsFetchResult *uds_connector_run(const UdsManifest *manifest,
+										 const char *source_name,
+										 const char *options_json,
+										 const UdsFetchHooks *hooks);
+
+/* probe.c */
+extern List *uds_connector_test(const UdsManifest *manifest,
+								const char *source_name,
+								const char *options_json,
+								const UdsFetchHooks *hooks);
+
+#endif							/* UDS_CONNECTOR_H */

@@ -1,0 +1,52 @@
+/*-------------------------------------------------------------------------
+ *
+ * process.h
+ *		Launcher, sync workers and what they share.
+ *
+ * Shared memory holds ids, states, pids and numbers only.  All of it is
+ * guarded by one LWLock, UdsShared->lock, held for a few instructions and
+ * never while a heavyweight lock is waited for.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef UDS_PROCESS_H
+#define UDS_PROCESS_H
+
+#include "utils/timestamp.h"
+#include "connector/connector.h"
+
+/* What a running task is doing; shown in uds.progress. */
+typedef enum UdsPhase
+{
+	UDS_PHASE_START = 0,
+	UDS_PHASE_FETCH,
+	UDS_PHASE_MAP,
+	UDS_PHASE_APPLY,
+	UDS_PHASE_FINISH
+} UdsPhase;
+
+/* shared.c: set up from _PG_init when preloaded */
+extern void uds_shared_init(void);
+extern bool uds_shared_available(void);
+extern void uds_require_preload(const char *what);	/* ERROR with HINT */
+
+/* shared.c: a commit of this transaction has queued work in this database */
+extern void uds_wake_at_commit(void);
+extern void uds_process_init_xact(void);
+
+/* progress.c: of the task that this worker runs; no-ops elsewhere */
+extern void uds_progress_phase(UdsPhase phase);
+extern void uds_progress_fetch(const UdsFetchProgress *progress);
+extern void uds_progress_records(int64 records);
+
+/* launcher.c, worker.c, request.c: entry points of the processes */
+extern void uds_launcher_register(void);
+extern PGDLLEXPORT void uds_launcher_main(Datum arg);
+extern PGDLLEXPORT void uds_worker_main(Datum arg);
+extern PGDLLEXPORT void uds_request_main(Datum arg);
+
+/* task.c: one claimed task, from fetch to commit */
+struct UdsTask;
+extern void uds_task_run(struct UdsTask *task);
+
+#endif							/* UDS_PROCESS_H */

@@ -1,0 +1,44 @@
+/*-------------------------------------------------------------------------
+ *
+ * uds.h
+ *		Settings and constants that every part of the extension shares.
+ *
+ * Owned by uds.c, which defines the settings in _PG_init; read in all
+ * processes, takes no locks.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef UDS_H
+#define UDS_H
+
+#include "compat.h"
+
+#define UDS_VERSION "0.1"
+
+/* kinds of records; the text in SQL and manifests is "user", "department" */
+#define UDS_TYPE_USER		"user"
+#define UDS_TYPE_DEPARTMENT "department"
+
+/* what stands for a secret wherever options are shown */
+#define UDS_REDACTED "********"
+
+/* upper bound of uds.max_workers: the worker slots in shared memory */
+#define UDS_WORKER_SLOTS 64
+
+/* settings, see uds.c for units and defaults */
+extern bool uds_enabled;
+extern int	uds_max_workers;
+extern int	uds_max_attempts;
+extern int	uds_retry_interval;		/* ms */
+extern int	uds_retry_max_interval; /* ms */
+extern int	uds_http_retries;
+extern int	uds_http_retry_delay;	/* ms, before the first retry */
+extern int	uds_http_timeout;		/* ms, one request as a whole */
+extern int	uds_http_connect_timeout;	/* ms */
+extern int	uds_max_connections_per_source;
+extern int	uds_max_page_size;		/* kB */
+extern int	uds_max_pages;			/* pages of one task */
+extern char *uds_allowed_hosts;
+extern int	uds_raw_log_retention;	/* minutes, -1 for ever */
+
+#endif							/* UDS_H */
