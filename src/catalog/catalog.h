@@ -88,18 +88,32 @@ extern Oid	uds_extension_owner(void);
 extern void uds_become(Oid role, UdsIdentity *saved);
 extern void uds_unbecome(const UdsIdentity *saved);
 
-/* sources.c */
+/* source.c */
 extern UdsSource *uds_source_load(int64 id);
 extern UdsSource *uds_source_load_by_name(const char *name);	/* ERROR if unknown */
+extern UdsSource *uds_source_copy(const UdsSource *source);
 extern char *uds_source_load_token(const UdsSource *source);
 extern void uds_source_save_token(const UdsSource *source, const char *token,
 								  TimestampTz expires_at);
 extern void uds_source_note_success(int64 id, int64 task);
 extern void uds_source_note_failure(int64 id, int64 task, const char *message);
 
-/* rawlog.c */
+/* raw_log.c */
+typedef struct UdsRawPage
+{
+	int			seq;			/* within the attempt, from 1 */
+	const char *stream;
+	const char *request;
+	const char *context;		/* JSON, or NULL */
+	int			status;
+	bool		usable;
+	TimestampTz received_at;
+	const char *body;			/* or NULL */
+	size_t		body_len;
+} UdsRawPage;
+
 extern void uds_raw_log_append(int64 task, int attempt, List *pages);
-extern void uds_raw_log_cleanup(void);
+extern void uds_raw_log_cleanup(void);	/* outside a transaction */
 
 /* tasks.c */
 extern int64 uds_task_queue(int64 source, const char *kind, const char *mode,

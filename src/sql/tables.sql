@@ -189,11 +189,13 @@ CREATE TABLE uds.record_resources
 	record_id	bigint NOT NULL REFERENCES uds.records (id) ON DELETE CASCADE,
 	resource	text NOT NULL,
 	resource_pk	text NOT NULL,
+	created		boolean NOT NULL DEFAULT false,
 	PRIMARY KEY (record_id, resource)
 );
 CREATE INDEX record_resources_row ON uds.record_resources (resource, resource_pk);
 COMMENT ON TABLE uds.record_resources IS 'which row of which table a record stands behind';
 COMMENT ON COLUMN uds.record_resources.resource_pk IS 'primary key of the row, as text';
+COMMENT ON COLUMN uds.record_resources.created IS 'the record made the row, it was not there before';
 
 CREATE TABLE uds.raw_log
 (
