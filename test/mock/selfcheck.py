@@ -1,0 +1,15 @@
+"""Checks the mock itself: python3 test/mock/selfcheck.py [-v] [Class.test]
+
+Starts servers of its own on free ports and ends them.
+"""
+
+import unittest
+
+from check_faults import Faults, Process
+from check_service import Control, Generator, Ids, Reading, Tokens
+
+__all__ = ["Control", "Faults", "Generator", "Ids", "Process", "Reading",
+           "Tokens"]
+
+if __name__ == "__main__":
+    unittest.main()
