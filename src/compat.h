@@ -26,6 +26,15 @@
 #define uds_wait_event(name) ((uint32) PG_WAIT_EXTENSION)
 #endif
 
+/* 17 lets the caller own the lexer; the macro needs common/jsonapi.h */
+#if PG_VERSION_NUM >= 170000
+#define uds_json_lexer(json, len) \
+	makeJsonLexContextCstringLen(NULL, (json), (len), PG_UTF8, false)
+#else
+#define uds_json_lexer(json, len) \
+	makeJsonLexContextCstringLen((char *) (json), (len), PG_UTF8, false)
+#endif
+
 /* 18 shows name and version of a loaded module */
 #if PG_VERSION_NUM >= 180000
 #define UDS_MODULE_MAGIC PG_MODULE_MAGIC_EXT(.name = "uds", .version = UDS_VERSION)

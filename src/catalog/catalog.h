@@ -35,17 +35,6 @@ typedef struct UdsSource
 	int			guard_min;
 } UdsSource;
 
-typedef struct UdsTask
-{
-	int64		id;
-	int64		source_id;
-	char		kind[16];
-	char		mode[16];		/* as asked: auto, full, incremental */
-	bool		force;
-	int			attempt;
-	int64		retry_of;		/* 0 = none */
-} UdsTask;
-
 /* The numbers of a task row. */
 typedef struct UdsTaskCounts
 {
@@ -67,6 +56,18 @@ typedef struct UdsTaskCounts
 				apply_ms;
 	int			complete;		/* 1, 0, or -1 = nothing full was read */
 } UdsTaskCounts;
+
+typedef struct UdsTask
+{
+	int64		id;
+	int64		source_id;
+	char		kind[16];
+	char		mode[16];		/* as asked: auto, full, incremental */
+	bool		force;
+	int			attempt;
+	int64		retry_of;		/* 0 = none */
+	UdsTaskCounts counts;		/* what it did so far */
+} UdsTask;
 
 /* spi.c: short transactions of a worker, and SPI with errors named */
 extern void uds_xact_begin(const char *activity);

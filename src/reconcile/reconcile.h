@@ -15,11 +15,7 @@
 
 #include "catalog/catalog.h"
 
-/* map.c: pages of a task to rows of the stage relation "incoming" */
-extern void uds_map_pages(const UdsTask *task, const UdsSource *source,
-						  const UdsFetchResult *fetched);
-
-/* reconcile.c: "incoming" to rows; returns the task's final status */
+/* reconcile.c */
 extern const char *uds_reconcile(const UdsTask *task, const UdsSource *source,
 								 const UdsFetchResult *fetched,
 								 UdsTaskCounts *counts, char **message);

@@ -39,3 +39,11 @@ VALUES ('push', 'Records pushed to us', true);
 
 INSERT INTO uds.source_settings (name, type, title, owner)
 VALUES ('api', 'push', 'Pushed records that name no source', current_user);
+
+CREATE AGGREGATE uds.merge_records(jsonb)
+(
+	sfunc = pg_catalog.jsonb_concat,
+	stype = jsonb
+);
+REVOKE ALL ON FUNCTION uds.merge_records(jsonb) FROM PUBLIC;
+COMMENT ON AGGREGATE uds.merge_records(jsonb) IS 'lays records over one another, the last one on top';

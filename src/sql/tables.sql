@@ -164,7 +164,7 @@ COMMENT ON COLUMN uds.task_errors.resource IS 'the table that refused the record
 CREATE TABLE uds.records
 (
 	id			bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-	source_id	bigint NOT NULL REFERENCES uds.source_settings (id) ON DELETE CASCADE,
+	source_id	bigint NOT NULL,
 	data_type	text NOT NULL,
 	uid			text NOT NULL,
 	uid_key		text NOT NULL,
@@ -176,6 +176,8 @@ CREATE TABLE uds.records
 	task_id		bigint,
 	UNIQUE (source_id, data_type, uid_key)
 );
+-- No foreign keys on records and record_resources: uds_drop_source() clears
+-- both, and a check per row would cost more than writing the row.
 COMMENT ON TABLE uds.records IS 'the latest record of every user and department, per source';
 COMMENT ON COLUMN uds.records.uid IS 'the id the source gives the record, as the source spells it';
 COMMENT ON COLUMN uds.records.uid_key IS 'the uid as compared: in lower case where the service ignores case';
@@ -186,7 +188,7 @@ COMMENT ON COLUMN uds.records.task_id IS 'the task that changed the record last'
 
 CREATE TABLE uds.record_resources
 (
-	record_id	bigint NOT NULL REFERENCES uds.records (id) ON DELETE CASCADE,
+	record_id	bigint NOT NULL,
 	resource	text NOT NULL,
 	resource_pk	text NOT NULL,
 	created		boolean NOT NULL DEFAULT false,
@@ -196,6 +198,16 @@ CREATE INDEX record_resources_row ON uds.record_resources (resource, resource_pk
 COMMENT ON TABLE uds.record_resources IS 'which row of which table a record stands behind';
 COMMENT ON COLUMN uds.record_resources.resource_pk IS 'primary key of the row, as text';
 COMMENT ON COLUMN uds.record_resources.created IS 'the record made the row, it was not there before';
+
+-- Only exceptions are kept: next to every row of uds.users this would double
+-- the cost of a first load.
+CREATE TABLE uds.disabled_rows
+(
+	resource	text NOT NULL,
+	resource_pk	text NOT NULL,
+	PRIMARY KEY (resource, resource_pk)
+);
+COMMENT ON TABLE uds.disabled_rows IS 'rows that are disabled because a source said so, or left them out; a row disabled by hand is not among them';
 
 CREATE TABLE uds.raw_log
 (

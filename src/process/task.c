@@ -1,0 +1,328 @@
+/*-------------------------------------------------------------------------
+ *
+ * task.c
+ *		One claimed task, from fetch to commit.
+ *
+ * Pages are kept in short transactions while the source is read, so that no
+ * snapshot is held while bytes are on the wire; everything after that is one
+ * transaction.  Runs in a sync worker (the hooks also in a request worker);
+ * locks as reconcile.h says.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "catalog/pg_type.h"
+#include "common/jsonapi.h"
+#include "executor/spi.h"
+#include "mb/pg_wchar.h"
+#include "miscadmin.h"
+#include "portability/instr_time.h"
+#include "utils/builtins.h"
+#include "utils/memutils.h"
+
+#include "process/process.h"
+#include "reconcile/reconcile.h"
+#include "uds.h"
+
+/* pages are flushed to the raw log when this much has come together */
+#define FLUSH_BYTES (4 * 1024 * 1024)
+#define FLUSH_PAGES 200
+#define FLUSH_MS	1000
+
+/* What the hooks work on while a source is read. */
+typedef struct Reading
+{
+	UdsSource  *source;
+	UdsTask    *task;			/* NULL: pages are not kept */
+	MemoryContext buffer;		/* holds pages until they are flushed */
+	List	   *pages;			/* of UdsRawPage * */
+	size_t		bytes;
+	int			seq;
+	TimestampTz flushed_at;
+} Reading;
+
+static void
+flush_pages(Reading *reading)
+{
+	if (reading->pages == NIL)
+		return;
+	uds_xact_begin("uds: appending to the raw log");
+	uds_raw_log_append(reading->task->id, reading->task->attempt, reading->pages);
+	uds_xact_commit();
+	MemoryContextReset(reading->buffer);
+	reading->pages = NIL;
+	reading->bytes = 0;
+	reading->flushed_at = GetCurrentTimestamp();
+}
+
+static char *
+copy_bytes(const char *bytes, size_t len)
+{
+	char	   *copy;
+
+	if (bytes == NULL)
+		return NULL;
+	copy = MemoryContextAllocHuge(CurrentMemoryContext, len + 1);
+	memcpy(copy, bytes, len);
+	copy[len] = '\0';
+	return copy;
+}
+
+/* Hook: buffers a page for the raw log. */
+static void
+keep_page(void *arg, const UdsPage *page)
+{
+	Reading    *reading = arg;
+	MemoryContext old;
+	UdsRawPage *raw;
+
+	if (reading->task == NULL)
+		return;
+	old = MemoryContextSwitchTo(reading->buffer);
+	raw = palloc(sizeof(UdsRawPage));
+	raw->seq = ++reading->seq;
+	raw->stream = pstrdup(page->stream);
+	raw->request = pstrdup(page->request);
+	raw->context = page->context ? pstrdup(page->context) : NULL;
+	raw->status = page->status;
+	raw->usable = page->usable;
+	raw->received_at = GetCurrentTimestamp();
+	raw->body = copy_bytes(page->body, page->body_len);
+	raw->body_len = page->body_len;
+	reading->pages = lappend(reading->pages, raw);
+	reading->bytes += page->body_len;
+	MemoryContextSwitchTo(old);
+
+	if (reading->bytes >= FLUSH_BYTES ||
+		list_length(reading->pages) >= FLUSH_PAGES ||
+		TimestampDifferenceExceeds(reading->flushed_at, raw->received_at, FLUSH_MS))
+		flush_pages(reading);
+}
+
+/* Hook: evaluates a jsonpath in the database, where numbers keep their digits. */
+static List *
+select_items(void *arg, const char *json, size_t len, const char *jsonpath)
+{
+	MemoryContext caller = CurrentMemoryContext;
+	Oid			types[2] = {TEXTOID, TEXTOID};
+	Datum		values[2];
+	List	   *items = NIL;
+	uint64		n;
+
+	uds_xact_begin("uds: reading a page");
+	values[0] = PointerGetDatum(cstring_to_text_with_len(json, len));
+	values[1] = CStringGetTextDatum(jsonpath);
+	n = uds_spi_exec("SELECT v #>> '{}' FROM jsonb_path_query($1::jsonb, $2::jsonpath) AS v",
+					 2, types, values, NULL);
+	for (uint64 i = 0; i < n; i++)
+	{
+		char	   *item = uds_spi_text(i, 1);
+		MemoryContext old = MemoryContextSwitchTo(caller);
+
+		items = lappend(items, pstrdup(item ? item : "null"));
+		MemoryContextSwitchTo(old);
+	}
+	uds_xact_commit();
+	MemoryContextSwitchTo(caller);
+	return items;
+}
+
+/* Hook: strict where the parser that steers the fetch is lenient. */
+static char *
+check_json(void *arg, const char *json, size_t len)
+{
+	JsonLexContext *lex;
+	JsonParseErrorType result;
+
+	if (memchr(json, '\0', len) != NULL ||
+		pg_encoding_verifymbstr(PG_UTF8, json, len) != len)
+		return pstrdup("it is not valid UTF-8");
+	lex = uds_json_lexer(json, len);
+	result = pg_parse_json(lex, &nullSemAction);
+	return result == JSON_SUCCESS ? NULL : json_errdetail(result, lex);
+}
+
+/* Hook: the token kept for the source, in the caller's memory. */
+static char *
+load_token(void *arg)
+{
+	Reading    *reading = arg;
+	MemoryContext caller = CurrentMemoryContext;
+	char	   *token;
+
+	uds_xact_begin("uds: looking for a token");
+	token = uds_source_load_token(reading->source);
+	if (token != NULL)
+		token = MemoryContextStrdup(caller, token);
+	uds_xact_commit();
+	MemoryContextSwitchTo(caller);
+	return token;
+}
+
+/* Hook: keeps a token. */
+static void
+save_token(void *arg, const char *token, TimestampTz expires_at)
+{
+	Reading    *reading = arg;
+	MemoryContext caller = CurrentMemoryContext;
+
+	uds_xact_begin("uds: keeping a token");
+	uds_source_save_token(reading->source, token, expires_at);
+	uds_xact_commit();
+	MemoryContextSwitchTo(caller);
+}
+
+static void
+show_progress(void *arg, const UdsFetchProgress *progress)
+{
+	uds_progress_fetch(progress);
+}
+
+static Reading *
+make_hooks(UdsFetchHooks *hooks, UdsSource *source, UdsTask *task)
+{
+	Reading    *reading = palloc0(sizeof(Reading));
+
+	reading->source = source;
+	reading->task = task;
+	reading->buffer = AllocSetContextCreate(CurrentMemoryContext, "uds pages",
+											ALLOCSET_DEFAULT_SIZES);
+	reading->flushed_at = GetCurrentTimestamp();
+	hooks->arg = reading;
+	hooks->page = keep_page;
+	hooks->select = select_items;
+	hooks->check_json = check_json;
+	hooks->load_token = load_token;
+	hooks->save_token = save_token;
+	hooks->progress = show_progress;
+	return reading;
+}
+
+/*
+ * Fills hooks for looking at a source without running a task: pages are not
+ * kept.  Allocates in the current context, which must outlive their use.
+ */
+void
+uds_source_hooks(UdsFetchHooks *hooks, UdsSource *source)
+{
+	make_hooks(hooks, source, NULL);
+}
+
+/* Loads the source of a task into the current context. */
+static UdsSource *
+load_source(const UdsTask *task)
+{
+	MemoryContext caller = CurrentMemoryContext;
+	UdsSource  *source;
+
+	uds_xact_begin("uds: loading the source");
+	source = uds_source_load(task->source_id);
+	if (source == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("the source of task " INT64_FORMAT " does not exist any more",
+						task->id)));
+	MemoryContextSwitchTo(caller);
+	source = uds_source_copy(source);
+	uds_xact_commit();
+	MemoryContextSwitchTo(caller);
+	return source;
+}
+
+/*
+ * Reads the source, keeping what came even when the read fails: the response
+ * that made it fail is what one looks for in the raw log.
+ */
+static UdsFetchResult *
+fetch(UdsTask *task, UdsSource *source)
+{
+	MemoryContext caller = CurrentMemoryContext;
+	UdsFetchHooks hooks;
+	Reading    *reading = make_hooks(&hooks, source, task);
+	UdsFetchResult *volatile result = NULL;
+	UdsManifest *manifest;
+	char	   *error = NULL;
+
+	manifest = source->manifest ? uds_manifest_parse(source->manifest, &error) : NULL;
+	if (manifest == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("source \"%s\" of type \"%s\" cannot be read: %s",
+						source->name, source->type,
+						error ? error : "the type has no manifest")));
+	PG_TRY();
+	{
+		result = uds_connector_run(manifest, source->name, source->options, &hooks);
+	}
+	PG_CATCH();
+	{
+		ErrorData  *edata;
+
+		MemoryContextSwitchTo(caller);
+		edata = CopyErrorData();
+		FlushErrorState();
+		uds_xact_abort();
+		MemoryContextSwitchTo(caller);
+		flush_pages(reading);
+		MemoryContextSwitchTo(caller);
+		ReThrowError(edata);
+	}
+	PG_END_TRY();
+	flush_pages(reading);
+	MemoryContextSwitchTo(caller);
+	return result;
+}
+
+/* Milliseconds since "start". */
+static int64
+elapsed_ms(instr_time start)
+{
+	instr_time	now;
+
+	INSTR_TIME_SET_CURRENT(now);
+	INSTR_TIME_SUBTRACT(now, start);
+	return (int64) INSTR_TIME_GET_MILLISEC(now);
+}
+
+/*
+ * Runs a claimed task to its end and commits it.
+ *
+ * Called outside a transaction, in a memory context that the caller deletes
+ * afterwards.  Whatever goes wrong is an ERROR, possibly inside a
+ * transaction, that leaves all tables but the raw log as they were; the
+ * caller rolls back and ends the task.  task->counts then tells how far it
+ * came.
+ */
+void
+uds_task_run(UdsTask *task)
+{
+	MemoryContext caller = CurrentMemoryContext;
+	UdsTaskCounts *counts = &task->counts;
+	UdsSource  *source;
+	UdsFetchResult *fetched;
+	const char *status;
+	char	   *message;
+	instr_time	start;
+
+	counts->complete = -1;
+	source = load_source(task);
+
+	uds_progress_phase(UDS_PHASE_FETCH);
+	INSTR_TIME_SET_CURRENT(start);
+	fetched = fetch(task, source);
+	counts->fetch_ms = elapsed_ms(start);
+	counts->pages = fetched->totals.pages;
+	counts->requests = fetched->totals.requests;
+	counts->throttled_ms = fetched->totals.throttled_ms;
+
+	INSTR_TIME_SET_CURRENT(start);
+	uds_xact_begin("uds: reconciling");
+	status = uds_reconcile(task, source, fetched, counts, &message);
+	uds_progress_phase(UDS_PHASE_FINISH);
+	counts->apply_ms = elapsed_ms(start);
+	uds_task_finish(task->id, status, message, counts);
+	uds_source_note_success(source->id, task->id);
+	uds_xact_commit();
+	MemoryContextSwitchTo(caller);
+}

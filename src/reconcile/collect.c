@@ -1,0 +1,133 @@
+/*-------------------------------------------------------------------------
+ *
+ * collect.c
+ *		From the pages of a task to its records: maps them, checks their
+ *		uids, merges those that came more than once.
+ *
+ * Fills the stage relations incoming and rejected.  Runs in the transaction
+ * of a task; reads the raw log, writes nothing but the stage.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "catalog/pg_type.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+
+#include "reconcile/stage.h"
+
+/*
+ * $3 attempt, $4 streams.  A uid is a non-empty string or an integer, taken
+ * digit by digit.
+ */
+static const char *const map_sql =
+"INSERT INTO mapped (seq, ord, data_type, merge, uid, uid_key, data, error)"
+"SELECT m.seq, m.ord, m.data_type, m.merge, m.uid,"
+"       CASE WHEN m.fold THEN lower(m.uid) ELSE m.uid END,"
+"       m.record,"
+"       CASE WHEN m.error IS NOT NULL THEN m.error"
+"            WHEN m.uid IS NOT NULL THEN NULL"
+"            WHEN NOT m.record ? 'uid' OR m.record -> 'uid' = 'null' THEN 'record has no uid'"
+"            WHEN m.record ->> 'uid' = '' THEN 'uid of the record is empty'"
+"            ELSE 'uid of the record is neither text nor an integer'"
+"       END"
+"  FROM (SELECT p.seq, m.ord, s.stream ->> 'type' AS data_type,"
+"               coalesce((s.stream ->> 'merge')::boolean, false) AS merge,"
+"               s.fold, m.record, m.error,"
+"               CASE jsonb_typeof(m.record -> 'uid')"
+"                    WHEN 'string' THEN nullif(m.record ->> 'uid', '')"
+"                    WHEN 'number' THEN substring(m.record ->> 'uid' FROM '^-?[0-9]+$')"
+"               END AS uid"
+"          FROM uds.raw_log p"
+"          JOIN (SELECT e.key AS name, e.value AS stream,"
+"                       coalesce(t.manifest -> 'ignore_case' ? (e.value ->> 'type'), false) AS fold"
+"                  FROM uds.source_settings c"
+"                  JOIN uds.source_types t ON t.name = c.type"
+"                 CROSS JOIN LATERAL jsonb_each(t.manifest -> 'streams') AS e"
+"                 WHERE c.id = $1) AS s ON s.name = p.stream"
+"         CROSS JOIN LATERAL uds.map_page(p.body, s.stream, coalesce(p.context, '{}')) AS m"
+"         WHERE p.task_id = $2 AND p.attempt = $3 AND p.usable"
+"           AND p.stream = ANY ($4::text[])) AS m";
+
+static const char *const reject_sql =
+"INSERT INTO rejected (n, data_type, uid, sqlstate, message, record)"
+"SELECT row_number() OVER (ORDER BY seq, ord), data_type, uid, '22023', error, data"
+"  FROM mapped"
+" WHERE error IS NOT NULL";
+
+/*
+ * The last copy of a record decides.  Where the manifest says merge, the
+ * departments of all copies are joined, each with the flags any copy gave it,
+ * in the order in which they first came.
+ */
+static const char *const merge_sql =
+"WITH torn AS"
+"     (SELECT data_type, uid_key"
+"        FROM mapped"
+"       WHERE error IS NULL"
+"       GROUP BY data_type, uid_key"
+"      HAVING bool_or(merge) AND count(DISTINCT data -> 'departments') > 1),"
+"     part AS"
+"     (SELECT m.data_type, m.uid_key, e.uid,"
+"             row_number() OVER (PARTITION BY m.data_type, m.uid_key"
+"                                ORDER BY m.seq, m.ord, e.ord) AS ord,"
+"             e.is_owner, e.is_main"
+"        FROM mapped m"
+"        JOIN torn USING (data_type, uid_key)"
+"       CROSS JOIN LATERAL"
+"             (SELECT d.ord,"
+"                     CASE jsonb_typeof(d.value) WHEN 'object' THEN d.value ->> 'uid'"
+"                                                ELSE d.value #>> '{}' END AS uid,"
+"                     d.value @> '{\"isOwner\": true}' AS is_owner,"
+"                     d.value @> '{\"isMain\": true}' AS is_main"
+"                FROM jsonb_array_elements(CASE jsonb_typeof(m.data -> 'departments')"
+"                                               WHEN 'array' THEN m.data -> 'departments'"
+"                                               ELSE '[]' END)"
+"                     WITH ORDINALITY AS d (value, ord)) AS e"
+"       WHERE m.error IS NULL AND e.uid IS NOT NULL),"
+"     joined AS"
+"     (SELECT data_type, uid_key,"
+"             jsonb_agg(jsonb_build_object('uid', uid, 'isOwner', is_owner, 'isMain', is_main)"
+"                       ORDER BY ord) AS departments"
+"        FROM (SELECT data_type, uid_key, uid, min(ord) AS ord,"
+"                     bool_or(is_owner) AS is_owner, bool_or(is_main) AS is_main"
+"                FROM part"
+"               GROUP BY data_type, uid_key, uid) AS p"
+"       GROUP BY data_type, uid_key)"
+"INSERT INTO incoming (n, data_type, uid, uid_key, data)"
+"SELECT row_number() OVER (), l.data_type, l.uid, l.uid_key,"
+"       CASE WHEN j.departments IS NULL THEN l.data"
+"            ELSE l.data || jsonb_build_object('departments', j.departments) END"
+"  FROM (SELECT DISTINCT ON (data_type, uid_key) data_type, uid, uid_key, data"
+"          FROM mapped"
+"         WHERE error IS NULL"
+"         ORDER BY data_type, uid_key, seq DESC, ord DESC) AS l"
+"  LEFT JOIN joined j USING (data_type, uid_key)";
+
+/*
+ * Fills incoming and rejected from the pages of the task's present attempt,
+ * those of the streams that were read in the end.
+ */
+void
+uds_collect_pages(const UdsRun *run, const UdsFetchResult *fetched)
+{
+	Oid			types[4] = {INT8OID, INT8OID, INT4OID, TEXTARRAYOID};
+	Datum		values[4];
+	ArrayBuildState *streams = initArrayResult(TEXTOID, CurrentMemoryContext, false);
+	ListCell   *lc;
+
+	foreach(lc, fetched->streams)
+		accumArrayResult(streams, CStringGetTextDatum((char *) lfirst(lc)), false,
+						 TEXTOID, CurrentMemoryContext);
+	values[0] = Int64GetDatum(run->source->id);
+	values[1] = Int64GetDatum(run->task->id);
+	values[2] = Int32GetDatum(run->task->attempt);
+	values[3] = makeArrayResult(streams, CurrentMemoryContext);
+	uds_spi_exec(map_sql, 4, types, values, NULL);
+	uds_stage_analyze("mapped");
+	uds_spi_exec(reject_sql, 0, NULL, NULL, NULL);
+	uds_spi_exec(merge_sql, 0, NULL, NULL, NULL);
+	uds_stage_clear("mapped");
+	uds_stage_analyze("incoming");
+}

@@ -1,0 +1,194 @@
+/*-------------------------------------------------------------------------
+ *
+ * members.c
+ *		Who is in which department, who leads it, and which one is main.
+ *
+ * Memberships are the union of what the live records of a user assert and
+ * what was made by hand; a source withdraws only what it asserted.  Fills
+ * the stage relations asserted, member_scope, member_diff and referred.
+ * Runs in the transaction of a task; row locks on memberships.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "utils/builtins.h"
+
+#include "reconcile/stage.h"
+
+static const char *const scope_sql =
+"INSERT INTO member_scope (user_id, silent, decided)"
+"SELECT d.pk,"
+"       coalesce(array_agg(l.source_id) FILTER (WHERE NOT l.data ? 'departments'), '{}'),"
+"       bool_and(l.pk IS NULL) OR bool_or(l.data ? 'departments')"
+"  FROM desired d"
+"  LEFT JOIN ({live}) AS l USING (pk)"
+" WHERE d.leave IS DISTINCT FROM 'delete'"
+" GROUP BY d.pk";
+
+/* One row per user, department and source; the order is that of the list. */
+static const char *const assert_sql =
+"INSERT INTO asserted (user_id, department_id, is_owner, is_main, source_id, priority, ord)"
+"SELECT l.pk, f.pk, bool_or(e.is_owner), bool_or(e.is_main),"
+"       l.source_id, min(l.priority), min(e.ord)"
+"  FROM ({live}) AS l"
+" CROSS JOIN LATERAL"
+"       (SELECT a.ord,"
+"               CASE jsonb_typeof(a.value) WHEN 'object' THEN a.value ->> 'uid'"
+"                                          ELSE a.value #>> '{}' END AS uid,"
+"               a.value @> '{\"isOwner\": true}' AS is_owner,"
+"               a.value @> '{\"isMain\": true}' AS is_main"
+"          FROM jsonb_array_elements(CASE jsonb_typeof(l.data -> 'departments')"
+"                                         WHEN 'array' THEN l.data -> 'departments'"
+"                                         ELSE '[]' END)"
+"               WITH ORDINALITY AS a (value, ord)) AS e"
+"  JOIN department_ref f"
+"    ON f.source_id = l.source_id"
+"   AND f.uid_key = CASE WHEN l.fold_departments THEN lower(e.uid) ELSE e.uid END"
+" GROUP BY l.pk, f.pk, l.source_id";
+
+/* A department's record may name its owners instead; that makes no members. */
+static const char *const owners_sql =
+"UPDATE asserted a"
+"   SET is_owner = true"
+"  FROM uds.records r"
+"  JOIN uds.source_settings s ON s.id = r.source_id"
+"  JOIN uds.source_types t ON t.name = s.type"
+"  JOIN department_ref f ON f.source_id = r.source_id AND f.uid_key = r.uid_key"
+" CROSS JOIN LATERAL jsonb_array_elements_text(r.data -> 'owners') AS o (uid)"
+"  JOIN uds.records u"
+"    ON u.source_id = r.source_id AND u.data_type = 'user'"
+"   AND u.uid_key = CASE WHEN coalesce(t.manifest -> 'ignore_case' ? 'user', false)"
+"                        THEN lower(o.uid) ELSE o.uid END"
+"  JOIN uds.record_resources l ON l.record_id = u.id AND l.resource = 'users'"
+" WHERE r.data_type = 'department' AND NOT r.deleted"
+"   AND jsonb_typeof(r.data -> 'owners') = 'array' {only_own}"
+"   AND a.department_id = f.pk AND a.user_id = l.resource_pk::bigint"
+"   AND NOT a.is_owner";
+
+/*
+ * Main: the first that a record calls so, of the best source; else the
+ * present one while still a member; else the first of the list.
+ */
+static const char *const main_sql =
+"INSERT INTO referred (pk, department_id)"
+"SELECT s.user_id,"
+"       coalesce(best.main,"
+"                CASE WHEN EXISTS (SELECT 1"
+"                                    FROM asserted a"
+"                                   WHERE a.user_id = u.id"
+"                                     AND a.department_id = u.main_department_id)"
+"                       OR EXISTS (SELECT 1"
+"                                    FROM uds.department_members m"
+"                                   WHERE m.user_id = u.id"
+"                                     AND m.department_id = u.main_department_id"
+"                                     AND (m.source_id IS NULL OR m.source_id = ANY (s.silent)))"
+"                     THEN u.main_department_id END,"
+"                best.first)"
+"  FROM member_scope s"
+"  LEFT JOIN (SELECT user_id,"
+"                    (array_agg(department_id ORDER BY priority, source_id, ord)"
+"                     FILTER (WHERE is_main))[1] AS main,"
+"                    (array_agg(department_id ORDER BY priority, source_id, ord))[1] AS first"
+"               FROM asserted"
+"              GROUP BY user_id) AS best USING (user_id)"
+"  LEFT JOIN uds.users u ON u.id = s.user_id"
+" WHERE s.decided";
+
+static const char *const diff_sql =
+"INSERT INTO member_diff (user_id, department_id, action, is_owner, source_id, before)"
+"SELECT coalesce(d.user_id, m.user_id), coalesce(d.department_id, m.department_id),"
+"       CASE WHEN m.user_id IS NULL THEN 'link'"
+"            WHEN d.user_id IS NULL THEN 'unlink'"
+"            ELSE 'update' END,"
+"       d.is_owner, d.source_id,"
+"       CASE WHEN m.user_id IS NOT NULL"
+"            THEN jsonb_build_object('is_owner', m.is_owner, 'source_id', m.source_id) END"
+"  FROM (SELECT a.user_id, a.department_id, bool_or(a.is_owner) AS is_owner,"
+"               (array_agg(a.source_id ORDER BY a.priority, a.source_id))[1] AS source_id"
+"          FROM asserted a"
+"         GROUP BY a.user_id, a.department_id) AS d"
+"  FULL JOIN (SELECT x.*, s.silent"
+"               FROM uds.department_members x"
+"               JOIN member_scope s USING (user_id)) AS m"
+"    ON m.user_id = d.user_id AND m.department_id = d.department_id"
+" WHERE m.user_id IS NULL"
+"    OR (d.user_id IS NULL AND m.source_id IS NOT NULL AND m.source_id <> ALL (m.silent))"
+"    OR (d.user_id IS NOT NULL AND m.source_id IS NOT NULL"
+"        AND (m.is_owner <> d.is_owner OR m.source_id <> d.source_id))";
+
+static const char *const withdraw_sql =
+"WITH written AS"
+"     (DELETE FROM uds.department_members m"
+"       USING member_diff x"
+"       WHERE x.action = 'unlink'"
+"         AND m.department_id = x.department_id AND m.user_id = x.user_id"
+"   RETURNING m.*)"
+"INSERT INTO changed (resource, pk, uid, action, before)"
+"SELECT 'members', w.department_id || ':' || w.user_id, d.uid, 'unlink', to_jsonb(w)"
+"  FROM written w"
+"  JOIN desired d ON d.pk = w.user_id";
+
+static const char *const update_sql =
+"WITH written AS"
+"     (UPDATE uds.department_members m"
+"         SET is_owner = x.is_owner, source_id = x.source_id"
+"        FROM member_diff x"
+"       WHERE x.action = 'update'"
+"         AND m.department_id = x.department_id AND m.user_id = x.user_id"
+"   RETURNING m.*, x.before)"
+"INSERT INTO changed (resource, pk, uid, action, before, after)"
+"SELECT 'members', w.department_id || ':' || w.user_id, d.uid, 'update', w.before,"
+"       jsonb_build_object('is_owner', w.is_owner, 'source_id', w.source_id)"
+"  FROM written w"
+"  JOIN desired d ON d.pk = w.user_id";
+
+/* In the order of the primary key, which its index likes best. */
+static const char *const add_sql =
+"WITH written AS"
+"     (INSERT INTO uds.department_members AS m (department_id, user_id, is_owner, source_id)"
+"      SELECT department_id, user_id, is_owner, source_id"
+"        FROM member_diff"
+"       WHERE action = 'link'"
+"       ORDER BY department_id, user_id"
+"   RETURNING m.*)"
+"INSERT INTO changed (resource, pk, uid, action, after)"
+"SELECT 'members', w.department_id || ':' || w.user_id, d.uid, 'link', to_jsonb(w)"
+"  FROM written w"
+"  JOIN desired d ON d.pk = w.user_id";
+
+/*
+ * Works out the memberships and main departments of the users in desired.
+ * Fills referred with the latter.  To be called when the links of all users
+ * of the task are stored.
+ */
+void
+uds_members_desire(const UdsRun *run)
+{
+	const char *live = uds_stage_live(run, &uds_users);
+
+	uds_stage_exec(run, uds_stage_expand(scope_sql, "live", live, NULL));
+	uds_stage_analyze("member_scope");
+	uds_stage_exec(run, uds_stage_expand(assert_sql, "live", live, NULL));
+	uds_stage_analyze("asserted");
+	uds_stage_exec(run, uds_stage_expand(owners_sql,
+										 "only_own", run->shared ? "" : "AND r.source_id = $1",
+										 NULL));
+	uds_stage_exec(run, main_sql);
+	uds_stage_analyze("referred");
+}
+
+/*
+ * Writes the memberships that differ.  To be called when the users are
+ * written.
+ */
+void
+uds_members_write(const UdsRun *run)
+{
+	if (uds_stage_exec(run, diff_sql) == 0)
+		return;
+	uds_stage_analyze("member_diff");
+	uds_stage_exec_as_owner(run, withdraw_sql);
+	uds_stage_exec_as_owner(run, update_sql);
+	uds_stage_exec_as_owner(run, add_sql);
+}

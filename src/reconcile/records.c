@@ -1,0 +1,130 @@
+/*-------------------------------------------------------------------------
+ *
+ * records.c
+ *		What the source says now against what it said before.
+ *
+ * Owns uds.records and uds.record_resources.  Fills the stage relation work.
+ * Runs in the transaction of a task, as the extension's owner; row locks on
+ * records of the source.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "utils/builtins.h"
+
+#include "reconcile/stage.h"
+
+/*
+ * Records of the task.  A row whose key is taken in advance can be referred
+ * to before it is written.  A link to a row that somebody deleted by hand
+ * counts for nothing: the record gets a new row.
+ */
+static const char *const compare_sql =
+"INSERT INTO work (n, record_id, uid, uid_key, data, gone, policy,"
+"                  is_new, is_changed, was_deleted, pk, link)"
+"SELECT i.n,"
+"       CASE WHEN r.id IS NULL THEN nextval('uds.records_id_seq') ELSE r.id END,"
+"       i.uid, i.uid_key, i.data, i.gone, {on_deleted},"
+"       r.id IS NULL,"
+"       r.id IS NULL OR r.data <> i.data OR r.uid <> i.uid OR r.deleted <> i.gone,"
+"       r.id IS NOT NULL AND r.deleted,"
+"       CASE WHEN t.id IS NULL AND NOT i.gone THEN nextval('{sequence}') ELSE t.id END,"
+"       CASE WHEN t.id IS NULL AND NOT i.gone THEN 'new' END"
+"  FROM (SELECT *, {on_deleted} <> 'keep'"
+"                  AND coalesce((data ->> 'isDeleted')::boolean, false) AS gone"
+"          FROM incoming"
+"         WHERE data_type = '{data_type}') AS i"
+"  LEFT JOIN uds.records r ON r.source_id = $1"
+"                         AND r.data_type = '{data_type}'"
+"                         AND r.uid_key = i.uid_key"
+"  LEFT JOIN uds.record_resources l ON l.record_id = r.id AND l.resource = '{resource}'"
+"  LEFT JOIN {table} t ON t.id = l.resource_pk::bigint";
+
+/*
+ * Records that a complete read did not show.  One that came but was set aside
+ * is not missing; where that one could not even be told who it is, nobody is.
+ */
+static const char *const missing_sql =
+"INSERT INTO work (record_id, uid, uid_key, data, gone, policy,"
+"                  is_new, is_changed, was_deleted, pk)"
+"SELECT r.id, r.uid, r.uid_key, r.data, true, {on_missing},"
+"       false, true, false, t.id"
+"  FROM uds.records r"
+"  LEFT JOIN uds.record_resources l ON l.record_id = r.id AND l.resource = '{resource}'"
+"  LEFT JOIN {table} t ON t.id = l.resource_pk::bigint"
+" WHERE r.source_id = $1 AND r.data_type = '{data_type}' AND NOT r.deleted"
+"   AND NOT EXISTS (SELECT 1"
+"                     FROM incoming i"
+"                    WHERE i.data_type = '{data_type}' AND i.uid_key = r.uid_key)"
+"   AND NOT EXISTS (SELECT 1"
+"                     FROM rejected j"
+"                    WHERE j.data_type = '{data_type}'"
+"                      AND (j.uid IS NULL OR j.uid = r.uid OR lower(j.uid) = r.uid_key))";
+
+static const char *const insert_sql =
+"INSERT INTO uds.records (id, source_id, data_type, uid, uid_key, data, deleted, task_id)"
+"OVERRIDING SYSTEM VALUE "
+"SELECT record_id, $1, '{data_type}', uid, uid_key, data, gone, $2"
+"  FROM work"
+" WHERE is_new";
+
+static const char *const update_sql =
+"UPDATE uds.records r"
+"   SET uid = w.uid, data = w.data, last_data = r.data, deleted = w.gone,"
+"       changed_at = now(), task_id = $2"
+"  FROM work w"
+" WHERE r.id = w.record_id AND w.is_changed AND NOT w.is_new";
+
+/* A new link replaces one to a row that is gone. */
+static const char *const unlink_sql =
+"DELETE FROM uds.record_resources l"
+" USING work w"
+" WHERE l.record_id = w.record_id AND l.resource = '{resource}'"
+"   AND w.link IS NOT NULL AND NOT w.is_new";
+
+static const char *const link_sql =
+"INSERT INTO uds.record_resources (record_id, resource, resource_pk, created)"
+"SELECT record_id, '{resource}', pk::text, link = 'new'"
+"  FROM work"
+" WHERE link IS NOT NULL";
+
+static char *
+expand(const UdsRun *run, const UdsResource *resource, const char *sql)
+{
+	return uds_stage_expand(sql,
+							"resource", resource->name,
+							"table", resource->table,
+							"sequence", resource->sequence,
+							"data_type", resource->data_type,
+							"on_deleted", quote_literal_cstr(run->source->on_deleted),
+							"on_missing", quote_literal_cstr(run->source->on_missing),
+							NULL);
+}
+
+/*
+ * Fills work with the task's records for a resource, and with those that are
+ * missing where the read was complete.
+ */
+void
+uds_records_compare(const UdsRun *run, const UdsResource *resource)
+{
+	uds_stage_clear("work");
+	uds_stage_exec(run, expand(run, resource, compare_sql));
+	if (run->complete && strcmp(run->source->on_missing, "keep") != 0)
+		uds_stage_exec(run, expand(run, resource, missing_sql));
+	uds_stage_analyze("work");
+}
+
+/*
+ * Stores the records in work and links them to their rows.  Records that did
+ * not change are not touched.
+ */
+void
+uds_records_store(const UdsRun *run, const UdsResource *resource)
+{
+	uds_stage_exec(run, expand(run, resource, insert_sql));
+	uds_stage_exec(run, expand(run, resource, update_sql));
+	uds_stage_exec(run, expand(run, resource, unlink_sql));
+	uds_stage_exec(run, expand(run, resource, link_sql));
+}

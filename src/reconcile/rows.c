@@ -1,0 +1,388 @@
+/*-------------------------------------------------------------------------
+ *
+ * rows.c
+ *		What the rows of a target table should be, and making them so.
+ *
+ * The same statements serve every resource; only names and columns differ.
+ * Fills the stage relations desired, differing and changed.  Runs in the
+ * transaction of a task.  What rows should be is computed as the extension's
+ * owner from jsonb alone; the columns' types, defaults, checks and triggers
+ * come into play as the source's owner.  Row locks on the target rows.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "catalog/pg_type.h"
+#include "executor/spi.h"
+#include "lib/stringinfo.h"
+#include "utils/builtins.h"
+
+#include "reconcile/stage.h"
+
+/* Settable columns in order: name, default, whether '' means NULL. */
+static const char *const columns_sql =
+"SELECT quote_ident(a.attname), quote_literal(a.attname),"
+"       pg_get_expr(d.adbin, d.adrelid),"
+"       a.attname = ANY ($2::text[]), a.attname = $3"
+"  FROM pg_attribute a"
+"  LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum"
+" WHERE a.attrelid = $1::regclass AND a.attnum > 0 AND NOT a.attisdropped"
+"   AND a.attgenerated = '' AND a.attidentity = ''"
+"   AND a.attname <> ALL ($4::text[]) AND a.attname <> 'enabled'"
+" ORDER BY a.attnum";
+
+/* Limits a record to the columns that its source may set. */
+#define SETTABLE(data, columns) \
+"CASE WHEN " columns " IS NULL THEN " data \
+"     ELSE (SELECT coalesce(jsonb_object_agg(e.key, e.value), '{}')" \
+"             FROM jsonb_each(" data ") AS e" \
+"            WHERE e.key = ANY (" columns ")) END"
+
+/*
+ * The rows that records in work stand behind, each with the attributes of
+ * its live records laid over one another, best priority on top.
+ */
+static const char *const merged_sql =
+"WITH touched AS"
+"     (SELECT pk, bool_or(was_deleted AND NOT gone) AS is_back,"
+"             bool_or(coalesce(link = 'new', false)) AS is_new,"
+"             min(policy) FILTER (WHERE gone) AS policy,"
+"             min(uid) AS uid"
+"        FROM work"
+"       WHERE pk IS NOT NULL"
+"       GROUP BY pk),"
+"     live AS"
+"     (SELECT w.pk, $1 AS source_id, s.priority,"
+"             " SETTABLE("w.data", "s.columns") " AS data"
+"        FROM work w, uds.source_settings s"
+"       WHERE w.pk IS NOT NULL AND NOT w.gone AND s.id = $1"
+"       UNION ALL"
+"      SELECT t.pk, r.source_id, s.priority,"
+"             " SETTABLE("r.data", "s.columns") " AS data"
+"        FROM touched t"
+"        JOIN uds.record_resources l ON l.resource = '{resource}'"
+"                                   AND l.resource_pk = t.pk::text"
+"        JOIN uds.records r ON r.id = l.record_id AND NOT r.deleted"
+"                          AND r.source_id <> $1"
+"        JOIN uds.source_settings s ON s.id = r.source_id),"
+"     merged AS"
+"     (SELECT pk, uds.merge_records(data ORDER BY priority DESC, source_id DESC) AS data"
+"        FROM live"
+"       GROUP BY pk) "
+"SELECT t.pk, t.uid, m.data, t.is_new, t.is_back,"
+"       CASE WHEN m.pk IS NULL THEN t.policy END AS policy"
+"  FROM touched t"
+"  LEFT JOIN merged m ON m.pk = t.pk";
+
+/* The same where only this source stands behind them. */
+static const char *const single_sql =
+"SELECT w.pk, w.uid,"
+"       CASE WHEN NOT w.gone THEN " SETTABLE("w.data", "s.columns") " END AS data,"
+"       coalesce(w.link = 'new', false) AS is_new,"
+"       w.was_deleted AND NOT w.gone AS is_back,"
+"       CASE WHEN w.gone THEN w.policy END AS policy"
+"  FROM work w, uds.source_settings s"
+" WHERE w.pk IS NOT NULL AND s.id = $1";
+
+/*
+ * A protected row neither leaves nor is disabled; one that no sync made is
+ * disabled where another would be deleted.
+ */
+static const char *const desire_sql =
+"INSERT INTO desired (pk, uid, merged, is_new, leave, was_disabled, is_disabled)"
+"SELECT q.pk, q.uid, q.data - '{unsettable}'::text[], q.is_new,"
+"       CASE WHEN NOT q.may_leave THEN NULL"
+"            WHEN q.policy = 'delete' AND NOT q.is_ours THEN 'disable'"
+"            ELSE q.policy END,"
+"       q.was_disabled,"
+"       CASE WHEN q.policy IS NOT NULL THEN q.may_leave OR q.was_disabled"
+"            WHEN jsonb_typeof(q.data -> 'enabled') <> 'null'"
+"            THEN NOT (q.data ->> 'enabled')::boolean"
+"            WHEN q.is_back THEN false"
+"            ELSE q.was_disabled END"
+"  FROM (SELECT p.*, o.resource_pk IS NOT NULL AS was_disabled,"
+"               {may_leave} AS may_leave,"
+"               p.policy = 'delete'"
+"               AND EXISTS (SELECT 1"
+"                             FROM uds.record_resources l"
+"                            WHERE l.resource = '{resource}'"
+"                              AND l.resource_pk = p.pk::text AND l.created) AS is_ours"
+"          FROM ({people}) AS p"
+"          LEFT JOIN uds.disabled_rows o ON o.resource = '{resource}'"
+"                                       AND o.resource_pk = p.pk::text) AS q";
+
+/* Only the rows that differ are looked at again and written. */
+static const char *const compare_sql =
+"INSERT INTO differing (pk, uid, action, before, after)"
+"SELECT s.pk, s.uid,"
+"       CASE WHEN s.enabled AND NOT s.old_enabled THEN 'enable'"
+"            WHEN s.old_enabled AND NOT s.enabled THEN 'disable'"
+"            ELSE 'update' END,"
+"       (SELECT jsonb_object_agg(b.key, b.value)"
+"          FROM jsonb_each(s.before) AS b"
+"         WHERE b.value IS DISTINCT FROM s.after -> b.key),"
+"       (SELECT jsonb_object_agg(a.key, a.value)"
+"          FROM jsonb_each(s.after) AS a"
+"         WHERE a.value IS DISTINCT FROM s.before -> a.key)"
+"  FROM (SELECT n.pk, n.uid, {enabled} AS enabled, (n.old).enabled AS old_enabled,"
+"               to_jsonb(n.old) - 'updated_at' AS before,"
+"               (to_jsonb(n.old) - 'updated_at')"
+"               || jsonb_build_object({pairs}) AS after"
+"          FROM ({new}) AS n"
+"         WHERE ROW({values}) *<> ROW({old})) AS s";
+
+/* Rows already there, with what the merged record makes of them. */
+static const char *const new_sql =
+"SELECT d.*, u AS old, jsonb_populate_record(u, d.merged) AS p,"
+"       f.department_id AS reference, f.pk IS NOT NULL AS reference_known"
+"  FROM desired d"
+"  JOIN {table} u ON u.id = d.pk"
+"  LEFT JOIN referred f ON f.pk = d.pk"
+" WHERE NOT d.is_new AND d.leave IS DISTINCT FROM 'delete'{differing}"
+"OFFSET 0";
+
+static const char *const update_sql =
+"WITH written AS"
+"     (UPDATE {table} AS t"
+"         SET ({columns}) = ROW({values}), updated_at = now()"
+"        FROM ({new}) AS n"
+"       WHERE t.id = n.pk"
+"   RETURNING t.id)"
+"INSERT INTO changed (resource, pk, uid, action, before, after)"
+"SELECT '{resource}', x.pk::text, x.uid, x.action, x.before, x.after"
+"  FROM differing x"
+"  JOIN written w ON w.id = x.pk";
+
+static const char *const insert_sql =
+"WITH written AS"
+"     (INSERT INTO {table} AS t (id, {columns})"
+"      SELECT n.pk, {values}"
+"        FROM (SELECT d.*, jsonb_populate_record(NULL::{table}, d.merged) AS p,"
+"                     f.department_id AS reference"
+"                FROM desired d"
+"                LEFT JOIN referred f ON f.pk = d.pk"
+"               WHERE d.is_new"
+"              OFFSET 0) AS n"
+"   RETURNING t.id, jsonb_strip_nulls(to_jsonb(t)) AS after)"
+"INSERT INTO changed (resource, pk, uid, action, after)"
+"SELECT '{resource}', w.id::text, d.uid, 'create', w.after"
+"  FROM written w"
+"  JOIN desired d ON d.pk = w.id";
+
+static const char *const delete_sql =
+"WITH written AS"
+"     (DELETE FROM {table} t"
+"       USING leaving d"
+"       WHERE t.id = d.pk AND d.resource = '{resource}'"
+"   RETURNING t.id, d.uid, to_jsonb(t) AS before)"
+"INSERT INTO changed (resource, pk, uid, action, before)"
+"SELECT '{resource}', w.id::text, w.uid, 'delete', w.before"
+"  FROM written w";
+
+static const char *const delete_members_sql =
+"WITH written AS"
+"     (DELETE FROM uds.department_members m"
+"       USING leaving d"
+"       WHERE m.{member_column} = d.pk AND d.resource = '{resource}'"
+"   RETURNING m.*)"
+"INSERT INTO changed (resource, pk, uid, action, before)"
+"SELECT 'members', w.department_id || ':' || w.user_id, d.uid, 'unlink', to_jsonb(w)"
+"  FROM written w"
+"  LEFT JOIN leaving d ON d.resource = 'users' AND d.pk = w.user_id";
+
+static const char *const forget_links_sql =
+"DELETE FROM uds.record_resources l"
+" USING changed c"
+" WHERE c.resource = '{resource}' AND c.action = 'delete'"
+"   AND l.resource = '{resource}' AND l.resource_pk = c.pk";
+
+static const char *const enabled_again_sql =
+"DELETE FROM uds.disabled_rows o"
+" USING desired d"
+" WHERE o.resource = '{resource}' AND o.resource_pk = d.pk::text"
+"   AND d.was_disabled AND (NOT d.is_disabled OR d.leave = 'delete')";
+
+static const char *const leaving_sql =
+"INSERT INTO leaving (resource, pk, uid)"
+"SELECT '{resource}', pk, uid"
+"  FROM desired"
+" WHERE leave = 'delete'";
+
+static const char *const disabled_now_sql =
+"INSERT INTO uds.disabled_rows (resource, resource_pk)"
+"SELECT '{resource}', pk::text"
+"  FROM desired"
+" WHERE is_disabled AND NOT was_disabled AND leave IS DISTINCT FROM 'delete'";
+
+/* Pieces of statements that depend on the columns of a target table. */
+typedef struct ColumnLists
+{
+	StringInfoData columns;		/* names */
+	StringInfoData values;		/* what they should be, for rows there */
+	StringInfoData old;			/* what they are */
+	StringInfoData inserts;		/* what they should be, for new rows */
+	StringInfoData pairs;		/* 'name', value: for jsonb_build_object */
+} ColumnLists;
+
+/*
+ * What enabled should be: it follows transitions of the sources only, so
+ * that a row disabled or enabled by hand stays so.
+ */
+static const char *
+enabled_expression(const UdsResource *resource)
+{
+	return resource->has_protected ?
+		"CASE WHEN n.was_disabled = n.is_disabled OR (n.old).protected AND n.is_disabled"
+		"     THEN (n.old).enabled ELSE NOT n.is_disabled END" :
+		"CASE WHEN n.was_disabled = n.is_disabled"
+		"     THEN (n.old).enabled ELSE NOT n.is_disabled END";
+}
+
+static void
+add_column(ColumnLists *lists, const char *name, const char *literal,
+		   const char *value, const char *insert)
+{
+	const char *comma = lists->columns.len > 0 ? ", " : "";
+
+	appendStringInfo(&lists->columns, "%s%s", comma, name);
+	appendStringInfo(&lists->values, "%s%s", comma, value);
+	appendStringInfo(&lists->old, "%s(n.old).%s", comma, name);
+	appendStringInfo(&lists->inserts, "%s%s", comma, insert);
+	appendStringInfo(&lists->pairs, "%s%s, %s", comma, literal, value);
+}
+
+/* Reads the table's columns as they are now, those of the user included. */
+static void
+list_columns(const UdsResource *resource, ColumnLists *lists)
+{
+	Oid			types[4] = {TEXTOID, TEXTOID, TEXTOID, TEXTOID};
+	Datum		values[4];
+	uint64		n;
+	char	   *name;
+
+	initStringInfo(&lists->columns);
+	initStringInfo(&lists->values);
+	initStringInfo(&lists->old);
+	initStringInfo(&lists->inserts);
+	initStringInfo(&lists->pairs);
+
+	values[0] = CStringGetTextDatum(resource->table);
+	values[1] = CStringGetTextDatum(resource->unique);
+	values[2] = CStringGetTextDatum(resource->required ? resource->required : "");
+	values[3] = CStringGetTextDatum(resource->unsettable);
+	n = uds_spi_exec(columns_sql, 4, types, values, NULL);
+	for (uint64 i = 0; i < n; i++)
+	{
+		char	   *literal = uds_spi_text(i, 2);
+		char	   *fallback = uds_spi_text(i, 3);
+		char	   *value;
+
+		name = uds_spi_text(i, 1);
+		value = psprintf("(n.p).%s", name);
+		if (uds_spi_text(i, 4)[0] == 't')
+			value = psprintf("nullif(%s, '')", value);
+		if (uds_spi_text(i, 5)[0] == 't')
+			value = psprintf("coalesce(%s, n.uid)", value);
+		add_column(lists, name, literal, value,
+				   fallback == NULL ? value :
+				   psprintf("CASE WHEN n.merged ? %s THEN %s ELSE %s END",
+							literal, value, fallback));
+	}
+
+	add_column(lists, "enabled", "'enabled'", enabled_expression(resource),
+			   "NOT n.is_disabled");
+	name = psprintf("CASE WHEN n.reference_known THEN n.reference ELSE (n.old).%s END",
+					resource->reference);
+	add_column(lists, resource->reference, quote_literal_cstr(resource->reference),
+			   name, "n.reference");
+}
+
+static char *
+expand(const UdsResource *resource, const char *sql)
+{
+	return uds_stage_expand(sql,
+							"resource", resource->name,
+							"table", resource->table,
+							"unsettable", resource->unsettable,
+							"may_leave", resource->has_protected ?
+							"NOT EXISTS (SELECT 1 FROM uds.users u WHERE p.policy IS NOT NULL AND u.id = p.pk AND u.protected)" :
+							"true",
+							NULL);
+}
+
+/*
+ * Fills desired from work: one row for each target row that a record of the
+ * task stands behind.
+ */
+void
+uds_rows_desire(const UdsRun *run, const UdsResource *resource)
+{
+	bool		single = !run->shared && strcmp(run->source->match_keys, "[]") == 0;
+	char	   *people = expand(resource, single ? single_sql : merged_sql);
+
+	uds_stage_clear("desired");
+	uds_stage_exec(run, expand(resource, uds_stage_expand(desire_sql,
+														  "people", people, NULL)));
+	uds_stage_analyze("desired");
+	uds_stage_exec(run, expand(resource, leaving_sql));
+	uds_stage_clear("referred");
+}
+
+/*
+ * Writes what differs: updates before inserts, because a unique value may
+ * move from a row there to a new one.
+ */
+void
+uds_rows_write(const UdsRun *run, const UdsResource *resource)
+{
+	ColumnLists lists;
+	char	   *new_all = expand(resource, uds_stage_expand(new_sql, "differing", "", NULL));
+	char	   *new_differing = expand(resource,
+									   uds_stage_expand(new_sql, "differing",
+														" AND d.pk IN (SELECT x.pk FROM differing x)",
+														NULL));
+
+	list_columns(resource, &lists);
+	uds_stage_clear("differing");
+	if (uds_stage_exec_as_owner(run, uds_stage_expand(compare_sql,
+													  "new", new_all,
+													  "enabled", enabled_expression(resource),
+													  "pairs", lists.pairs.data,
+													  "values", lists.values.data,
+													  "old", lists.old.data, NULL)) > 0)
+	{
+		uds_stage_analyze("differing");
+		uds_stage_exec_as_owner(run, expand(resource, uds_stage_expand(update_sql,
+																	   "columns", lists.columns.data,
+																	   "values", lists.values.data,
+																	   "new", new_differing, NULL)));
+	}
+	if (uds_stage_count(run, "SELECT count(*) FROM desired WHERE is_new") > 0)
+		uds_stage_exec_as_owner(run, expand(resource, uds_stage_expand(insert_sql,
+																	   "columns", lists.columns.data,
+																	   "values", lists.inserts.data, NULL)));
+	uds_stage_exec(run, expand(resource, enabled_again_sql));
+	uds_stage_exec(run, expand(resource, disabled_now_sql));
+}
+
+/*
+ * Deletes the rows that shall go, their memberships first so that the change
+ * set has them.
+ */
+void
+uds_rows_delete(const UdsRun *run, const UdsResource *resource)
+{
+	bool		users = strcmp(resource->name, uds_users.name) == 0;
+
+	if (uds_stage_count(run, expand(resource,
+									"SELECT count(*) FROM leaving WHERE resource = '{resource}'")) == 0)
+		return;
+	uds_stage_exec_as_owner(run, expand(resource,
+										uds_stage_expand(delete_members_sql,
+														 "member_column",
+														 users ? "user_id" : "department_id",
+														 NULL)));
+	uds_stage_exec_as_owner(run, expand(resource, delete_sql));
+	uds_stage_exec(run, expand(resource, forget_links_sql));
+}

@@ -1,0 +1,286 @@
+/*-------------------------------------------------------------------------
+ *
+ * stage.c
+ *		The stage relations of a task and the runner of statements over them.
+ *
+ * Each step of reconciling reads the relations before it and fills its own.
+ * They are temporary, dropped at commit, analyzed when filled: without
+ * statistics the joins of a million rows would be planned for a thousand.
+ *
+ * Statements that touch target tables run as the source's owner, because
+ * triggers, defaults, domains and checks on these tables are other people's
+ * code.  The owner therefore gets rights on the stage.
+ *
+ * Runs in the transaction of a task; locks nothing but its own relations.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "catalog/pg_type.h"
+#include "executor/spi.h"
+#include "lib/stringinfo.h"
+#include "utils/builtins.h"
+
+#include "reconcile/stage.h"
+
+static const char *const create_sql[] = {
+	/* records as they came from the pages, bad ones included */
+	"CREATE TEMP TABLE mapped"
+	"(seq integer, ord integer, data_type text, merge boolean,"
+	" uid text, uid_key text, data jsonb, error text)"
+	" ON COMMIT DROP",
+
+	/* one row per record of the task, duplicates merged */
+	"CREATE TEMP TABLE incoming"
+	"(n bigint, data_type text, uid text, uid_key text, data jsonb)"
+	" ON COMMIT DROP",
+
+	/* records set aside */
+	"CREATE TEMP TABLE rejected"
+	"(n bigint, data_type text, uid text, resource text, sqlstate text,"
+	" message text, record jsonb)"
+	" ON COMMIT DROP",
+
+	/*
+	 * records against those stored, of one resource at a time; gone: the
+	 * record does not stand behind its row any longer; policy: why and then
+	 * what; link: new or matched, NULL if linked before
+	 */
+	"CREATE TEMP TABLE work"
+	"(n bigint, record_id bigint, uid text, uid_key text, data jsonb,"
+	" gone boolean, policy text, is_new boolean, is_changed boolean,"
+	" was_deleted boolean, pk bigint, link text)"
+	" ON COMMIT DROP",
+
+	/* what the target rows should be; leave: delete or disable, NULL to stay */
+	"CREATE TEMP TABLE desired"
+	"(pk bigint, uid text, merged jsonb, is_new boolean, leave text,"
+	" was_disabled boolean, is_disabled boolean)"
+	" ON COMMIT DROP",
+
+	/* the department each row should point to, where that is known */
+	"CREATE TEMP TABLE referred"
+	"(pk bigint, department_id bigint)"
+	" ON COMMIT DROP",
+
+	/* rows to delete, of all resources */
+	"CREATE TEMP TABLE leaving"
+	"(resource text, pk bigint, uid text)"
+	" ON COMMIT DROP",
+
+	/* rows that differ from what they should be */
+	"CREATE TEMP TABLE differing"
+	"(pk bigint, uid text, action text, before jsonb, after jsonb)"
+	" ON COMMIT DROP",
+
+	/* uids of departments to their rows, of every source that matters */
+	"CREATE TEMP TABLE department_ref"
+	"(source_id bigint, uid_key text, pk bigint)"
+	" ON COMMIT DROP",
+
+	/* memberships as the live records assert them */
+	"CREATE TEMP TABLE asserted"
+	"(user_id bigint, department_id bigint, is_owner boolean, is_main boolean,"
+	" source_id bigint, priority integer, ord bigint)"
+	" ON COMMIT DROP",
+
+	/*
+	 * users whose memberships this task decides; silent: sources whose record
+	 * leaves them alone; decided: any record says something, or none is left
+	 */
+	"CREATE TEMP TABLE member_scope"
+	"(user_id bigint, silent bigint[], decided boolean)"
+	" ON COMMIT DROP",
+
+	/* memberships to add, alter or withdraw */
+	"CREATE TEMP TABLE member_diff"
+	"(user_id bigint, department_id bigint, action text, is_owner boolean,"
+	" source_id bigint, before jsonb)"
+	" ON COMMIT DROP",
+
+	/* the change set: what was written */
+	"CREATE TEMP TABLE changed"
+	"(resource text, pk text, uid text, action text, before jsonb, after jsonb)"
+	" ON COMMIT DROP"
+};
+
+/* What the owner of the source needs of the stage to write targets. */
+static const char *const grant_sql =
+"GRANT SELECT, INSERT"
+"   ON desired, referred, leaving, differing, member_diff, changed"
+"   TO {owner}";
+
+const UdsResource uds_users = {
+	.name = "users",
+	.table = "uds.users",
+	.sequence = "uds.users_id_seq",
+	.data_type = UDS_TYPE_USER,
+	.unsettable = "{id,protected,main_department_id,created_at,updated_at}",
+	.unique = "{username,email,phone}",
+	.reference = "main_department_id",
+	.has_protected = true
+};
+
+const UdsResource uds_departments = {
+	.name = "departments",
+	.table = "uds.departments",
+	.sequence = "uds.departments_id_seq",
+	.data_type = UDS_TYPE_DEPARTMENT,
+	.unsettable = "{id,parent_id,is_leaf,protected,created_at,updated_at}",
+	.unique = "{}",
+	.required = "title",
+	.reference = "parent_id"
+};
+
+/*
+ * Creates the stage relations, in the current transaction.
+ */
+void
+uds_stage_create(const UdsRun *run)
+{
+	for (int i = 0; i < lengthof(create_sql); i++)
+		uds_spi_exec(create_sql[i], 0, NULL, NULL, NULL);
+	uds_spi_exec(uds_stage_expand(grant_sql, "owner", run->owner, NULL),
+				 0, NULL, NULL, NULL);
+}
+
+/*
+ * Empties a stage relation for the next resource.
+ */
+void
+uds_stage_clear(const char *relation)
+{
+	uds_spi_exec(psprintf("TRUNCATE %s", relation), 0, NULL, NULL, NULL);
+}
+
+/*
+ * Makes statistics of a stage relation just filled.
+ */
+void
+uds_stage_analyze(const char *relation)
+{
+	uds_spi_exec(psprintf("ANALYZE %s", relation), 0, NULL, NULL, NULL);
+}
+
+/*
+ * Puts words into a statement: "{name}" becomes the value that follows the
+ * name among the arguments, which end with NULL.  A value is SQL: names in it
+ * must be quoted already.  The result is palloc'd.
+ */
+char *
+uds_stage_expand(const char *sql,...)
+{
+	StringInfoData buf;
+	const char *p = sql;
+
+	initStringInfo(&buf);
+	while (*p)
+	{
+		const char *end;
+		const char *name;
+		va_list		args;
+		bool		found = false;
+
+		if (*p != '{' || (end = strchr(p, '}')) == NULL)
+		{
+			appendStringInfoChar(&buf, *p++);
+			continue;
+		}
+		va_start(args, sql);
+		while ((name = va_arg(args, const char *)) != NULL)
+		{
+			const char *value = va_arg(args, const char *);
+
+			if (strlen(name) == end - p - 1 && strncmp(name, p + 1, end - p - 1) == 0)
+			{
+				appendStringInfoString(&buf, value);
+				found = true;
+				break;
+			}
+		}
+		va_end(args);
+		if (found)
+			p = end + 1;
+		else
+			appendStringInfoChar(&buf, *p++);
+	}
+	return buf.data;
+}
+
+/*
+ * Runs a statement over the stage; $1 is the source's id, $2 the task's.
+ * Returns the number of rows it processed.
+ */
+uint64
+uds_stage_exec(const UdsRun *run, const char *sql)
+{
+	Oid			types[2] = {INT8OID, INT8OID};
+	Datum		values[2] = {Int64GetDatum(run->source->id),
+	Int64GetDatum(run->task->id)};
+
+	return uds_spi_exec(sql, 2, types, values, NULL);
+}
+
+/*
+ * The same as the owner of the source: for all that touches target tables.
+ */
+uint64
+uds_stage_exec_as_owner(const UdsRun *run, const char *sql)
+{
+	UdsIdentity saved;
+	uint64		n;
+
+	uds_become(run->source->owner, &saved);
+	n = uds_stage_exec(run, sql);
+	uds_unbecome(&saved);
+	return n;
+}
+
+/*
+ * Runs a query over the stage that returns one number.
+ */
+int64
+uds_stage_count(const UdsRun *run, const char *sql)
+{
+	bool		isnull;
+
+	uds_stage_exec(run, sql);
+	return DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0],
+									   SPI_tuptable->tupdesc, 1, &isnull));
+}
+
+/* $1's records in work, and what the settings say of it. */
+#define OWN_LIVE \
+"SELECT w.pk, s.id AS source_id, s.priority, w.data," \
+"       coalesce(t.manifest -> 'ignore_case' ? 'user', false) AS fold_users," \
+"       coalesce(t.manifest -> 'ignore_case' ? 'department', false) AS fold_departments" \
+"  FROM work w, uds.source_settings s" \
+"  JOIN uds.source_types t ON t.name = s.type" \
+" WHERE w.pk IS NOT NULL AND NOT w.gone AND s.id = $1"
+
+/* The same of all other sources, for the rows that desired names. */
+#define OTHERS_LIVE \
+"SELECT d.pk, s.id, s.priority, r.data," \
+"       coalesce(t.manifest -> 'ignore_case' ? 'user', false)," \
+"       coalesce(t.manifest -> 'ignore_case' ? 'department', false)" \
+"  FROM desired d" \
+"  JOIN uds.record_resources l ON l.resource_pk = d.pk::text AND l.resource = "
+
+#define OTHERS_LIVE_TAIL \
+"  JOIN uds.records r ON r.id = l.record_id AND NOT r.deleted AND r.source_id <> $1" \
+"  JOIN uds.source_settings s ON s.id = r.source_id" \
+"  JOIN uds.source_types t ON t.name = s.type"
+
+/*
+ * Returns a query for the live records behind the rows in desired: pk,
+ * source_id, priority, data, fold_users, fold_departments.
+ */
+const char *
+uds_stage_live(const UdsRun *run, const UdsResource *resource)
+{
+	if (!run->shared)
+		return OWN_LIVE;
+	return psprintf("%s UNION ALL %s'%s'%s", OWN_LIVE, OTHERS_LIVE, resource->name,
+					OTHERS_LIVE_TAIL);
+}

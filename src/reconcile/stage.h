@@ -1,0 +1,77 @@
+/*-------------------------------------------------------------------------
+ *
+ * stage.h
+ *		What the steps of reconciling share: the run, the resources, the
+ *		stage relations and the runner of their statements.
+ *
+ * Runs inside the one transaction of a task, with SPI connected.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef UDS_RECONCILE_STAGE_H
+#define UDS_RECONCILE_STAGE_H
+
+#include "catalog/catalog.h"
+#include "uds.h"
+
+/* One target table and how records become its rows. */
+typedef struct UdsResource
+{
+	const char *name;			/* in uds.changes, uds.record_resources */
+	const char *table;			/* qualified and quoted */
+	const char *sequence;		/* of its primary key */
+	const char *data_type;		/* of the records it accepts */
+	const char *unsettable;		/* text[] literal: never from a record */
+	const char *unique;			/* text[] literal: '' means NULL */
+	const char *required;		/* column that falls back to the uid, or NULL */
+	const char *reference;		/* column that points to a department */
+	bool		has_protected;	/* has rows that no sync disables or deletes */
+} UdsResource;
+
+typedef struct UdsRun
+{
+	const UdsTask *task;
+	const UdsSource *source;
+	const char *owner;			/* quoted name of the role that writes targets */
+	bool		shared;			/* records of other sources may back the rows */
+	bool		complete;		/* what is absent has left */
+} UdsRun;
+
+extern const UdsResource uds_users;
+extern const UdsResource uds_departments;
+
+/* stage.c */
+extern void uds_stage_create(const UdsRun *run);
+extern void uds_stage_clear(const char *relation);
+extern void uds_stage_analyze(const char *relation);
+extern char *uds_stage_expand(const char *sql,...);
+extern uint64 uds_stage_exec(const UdsRun *run, const char *sql);
+extern uint64 uds_stage_exec_as_owner(const UdsRun *run, const char *sql);
+extern int64 uds_stage_count(const UdsRun *run, const char *sql);
+extern const char *uds_stage_live(const UdsRun *run, const UdsResource *resource);
+
+/* collect.c */
+extern void uds_collect_pages(const UdsRun *run, const UdsFetchResult *fetched);
+
+/* records.c */
+extern void uds_records_compare(const UdsRun *run, const UdsResource *resource);
+extern void uds_records_store(const UdsRun *run, const UdsResource *resource);
+
+/* match.c */
+extern void uds_match_users(const UdsRun *run);
+
+/* rows.c */
+extern void uds_rows_desire(const UdsRun *run, const UdsResource *resource);
+extern void uds_rows_write(const UdsRun *run, const UdsResource *resource);
+extern void uds_rows_delete(const UdsRun *run, const UdsResource *resource);
+
+/* departments.c */
+extern void uds_departments_resolve_parents(const UdsRun *run);
+extern void uds_departments_refer(const UdsRun *run);
+extern void uds_departments_mark_leaves(const UdsRun *run);
+
+/* members.c */
+extern void uds_members_desire(const UdsRun *run);
+extern void uds_members_write(const UdsRun *run);
+
+#endif							/* UDS_RECONCILE_STAGE_H */
