@@ -18,7 +18,7 @@ typedef struct UdsHttpClient UdsHttpClient;
 typedef enum UdsHttpFault
 {
 	UDS_HTTP_OK = 0,			/* a complete response, whatever its status */
-	UDS_HTTP_URL,				/* the URL cannot be used (scheme, syntax): final */
+	UDS_HTTP_URL,				/* the URL or a header is not usable: final */
 	UDS_HTTP_ADDRESS,			/* resolved to a refused address: final */
 	UDS_HTTP_RESOLVE,			/* host name not resolved */
 	UDS_HTTP_CONNECT,			/* connection refused or not established */
@@ -54,7 +54,8 @@ typedef struct UdsHttpResponse
 	UdsHttpFault fault;
 	char	   *fault_text;		/* one phrase, free of URL and secrets; NULL if OK */
 	int			status;			/* 0 if none came */
-	char	   *body;			/* NUL-terminated, body_len without it */
+	char	   *body;			/* NUL-terminated, body_len without it; empty
+								 * if there is a fault */
 	size_t		body_len;
 	List	   *headers;		/* of char *, "Name: value", at most 100 */
 	int			elapsed;		/* ms */
