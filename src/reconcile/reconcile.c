@@ -134,6 +134,7 @@ apply_users(const UdsRun *run, UdsTaskCounts *counts)
 	uds_records_store(run, &uds_users);
 	uds_members_desire(run);
 	uds_rows_delete(run, &uds_users);
+	uds_rows_release(run, &uds_users);
 	uds_rows_write(run, &uds_users);
 	uds_members_write(run);
 	counts->unchanged += uds_stage_count(run, uds_stage_expand(unchanged_sql,

@@ -130,7 +130,7 @@ static const char *const compare_sql =
 "               (to_jsonb(n.old) - 'updated_at')"
 "               || jsonb_build_object({pairs}) AS after"
 "          FROM ({new}) AS n"
-"         WHERE ROW({values}) *<> ROW({old})) AS s";
+"         WHERE record_image_ne(ROW({values}), ROW({old}))) AS s";
 
 /* Rows already there, with what the merged record makes of them. */
 static const char *const new_sql =
@@ -140,7 +140,7 @@ static const char *const new_sql =
 "  JOIN {table} u ON u.id = d.pk"
 "  LEFT JOIN referred f ON f.pk = d.pk"
 " WHERE NOT d.is_new AND d.leave IS DISTINCT FROM 'delete'{differing}"
-"OFFSET 0";
+" OFFSET 0";
 
 static const char *const update_sql =
 "WITH written AS"
@@ -163,7 +163,7 @@ static const char *const insert_sql =
 "                FROM desired d"
 "                LEFT JOIN referred f ON f.pk = d.pk"
 "               WHERE d.is_new"
-"              OFFSET 0) AS n"
+"               OFFSET 0) AS n"
 "   RETURNING t.id, jsonb_strip_nulls(to_jsonb(t)) AS after)"
 "INSERT INTO changed (resource, pk, uid, action, after)"
 "SELECT '{resource}', w.id::text, d.uid, 'create', w.after"
@@ -258,6 +258,7 @@ list_columns(const UdsResource *resource, ColumnLists *lists)
 {
 	Oid			types[4] = {TEXTOID, TEXTOID, TEXTOID, TEXTOID};
 	Datum		values[4];
+	StringInfoData unique;
 	uint64		n;
 	char	   *name;
 
@@ -268,7 +269,10 @@ list_columns(const UdsResource *resource, ColumnLists *lists)
 	initStringInfo(&lists->pairs);
 
 	values[0] = CStringGetTextDatum(resource->table);
-	values[1] = CStringGetTextDatum(resource->unique);
+	initStringInfo(&unique);
+	for (const char *const *column = resource->unique; *column != NULL; column++)
+		appendStringInfo(&unique, "%s%s", unique.len > 0 ? "," : "", *column);
+	values[1] = CStringGetTextDatum(psprintf("{%s}", unique.data));
 	values[2] = CStringGetTextDatum(resource->required ? resource->required : "");
 	values[3] = CStringGetTextDatum(resource->unsettable);
 	n = uds_spi_exec(columns_sql, 4, types, values, NULL);

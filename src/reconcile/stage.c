@@ -64,6 +64,9 @@ static const char *const create_sql[] = {
 	"(pk bigint, department_id bigint)"
 	" ON COMMIT DROP",
 
+	/* rows that were disabled because their records went */
+	"CREATE TEMP TABLE leavers (pk bigint) ON COMMIT DROP",
+
 	/* rows to delete, of all resources */
 	"CREATE TEMP TABLE leaving"
 	"(resource text, pk bigint, uid text)"
@@ -108,8 +111,11 @@ static const char *const create_sql[] = {
 /* What the owner of the source needs of the stage to write targets. */
 static const char *const grant_sql =
 "GRANT SELECT, INSERT"
-"   ON desired, referred, leaving, differing, member_diff, changed"
+"   ON desired, referred, leavers, leaving, differing, member_diff, changed"
 "   TO {owner}";
+
+static const char *const unique_of_users[] = {"username", "email", "phone", NULL};
+static const char *const unique_of_departments[] = {NULL};
 
 const UdsResource uds_users = {
 	.name = "users",
@@ -117,7 +123,7 @@ const UdsResource uds_users = {
 	.sequence = "uds.users_id_seq",
 	.data_type = UDS_TYPE_USER,
 	.unsettable = "{id,protected,main_department_id,created_at,updated_at}",
-	.unique = "{username,email,phone}",
+	.unique = unique_of_users,
 	.reference = "main_department_id",
 	.has_protected = true
 };
@@ -128,7 +134,7 @@ const UdsResource uds_departments = {
 	.sequence = "uds.departments_id_seq",
 	.data_type = UDS_TYPE_DEPARTMENT,
 	.unsettable = "{id,parent_id,is_leaf,protected,created_at,updated_at}",
-	.unique = "{}",
+	.unique = unique_of_departments,
 	.required = "title",
 	.reference = "parent_id"
 };

@@ -22,7 +22,7 @@ typedef struct UdsResource
 	const char *sequence;		/* of its primary key */
 	const char *data_type;		/* of the records it accepts */
 	const char *unsettable;		/* text[] literal: never from a record */
-	const char *unique;			/* text[] literal: '' means NULL */
+	const char *const *unique;	/* columns where '' means NULL; ends with NULL */
 	const char *required;		/* column that falls back to the uid, or NULL */
 	const char *reference;		/* column that points to a department */
 	bool		has_protected;	/* has rows that no sync disables or deletes */
@@ -64,6 +64,9 @@ extern void uds_match_users(const UdsRun *run);
 extern void uds_rows_desire(const UdsRun *run, const UdsResource *resource);
 extern void uds_rows_write(const UdsRun *run, const UdsResource *resource);
 extern void uds_rows_delete(const UdsRun *run, const UdsResource *resource);
+
+/* release.c */
+extern void uds_rows_release(const UdsRun *run, const UdsResource *resource);
 
 /* departments.c */
 extern void uds_departments_resolve_parents(const UdsRun *run);
