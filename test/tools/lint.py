@@ -1,0 +1,130 @@
+#!/usr/bin/env python3
+"""Rules of the house that a program can check.  Run at the top of the tree; prints TAP."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+
+MAX_LINES = 600
+results = []
+
+
+def check(name, problems):
+    """Records one rule and the places that break it."""
+    results.append(not problems)
+    print("%sok %d - %s" % ("" if not problems else "not ", len(results), name))
+    for problem in problems:
+        print("# " + problem)
+
+
+def files(top, *endings):
+    for folder, _, names in os.walk(top):
+        for name in sorted(names):
+            if name.endswith(endings):
+                yield os.path.join(folder, name)
+
+
+def read(path):
+    with open(path, encoding="utf-8") as f:
+        return f.read()
+
+
+TOKEN = re.compile(
+    r"--[^\n]*|/\*.*?\*/|'(?:[^']|'')*'|(\$[A-Za-z_]*\$).*?\1|\bBEGIN\s+ATOMIC\b.*?\bEND\b(?=\s*;)|;|\w+|[^\w;'$/-]+|.",
+    re.S | re.I)
+
+
+def statements(text):
+    """Splits SQL into statements without comments, keeping strings whole."""
+    current = []
+    for token in TOKEN.finditer(text):
+        part = token.group(0)
+        if part == ";":
+            yield "".join(current).strip()
+            current = []
+        elif not part.startswith(("--", "/*")):
+            current.append(part)
+    if "".join(current).strip():
+        yield "".join(current).strip()
+
+
+def outside_strings(statement):
+    return re.sub(r"'(?:[^']|'')*'|(\$[A-Za-z_]*\$).*?\1", "''", statement, flags=re.S)
+
+
+def lint_versions():
+    check("PG_VERSION_NUM only in src/compat.h",
+          ["%s: line %d" % (path, number)
+           for path in files("src", ".c", ".h") if path != os.path.join("src", "compat.h")
+           for number, line in enumerate(read(path).splitlines(), 1) if "PG_VERSION_NUM" in line])
+
+
+def lint_lengths():
+    check("no file under src has more than %d lines" % MAX_LINES,
+          ["%s: %d lines" % (path, read(path).count("\n"))
+           for path in files("src", ".c", ".h", ".sql", ".json", ".sh")
+           if read(path).count("\n") > MAX_LINES])
+
+
+def lint_sql():
+    created, commented = [], set()
+    unpinned, careless = [], []
+    name = r'([\w".]+)'
+    for path in files("src/sql", ".sql"):
+        for statement in statements(read(path)):
+            bare = outside_strings(statement)
+            first = " ".join(bare.split())[:60]
+            if re.search(r"\bOR\s+REPLACE\b|\bIF\s+NOT\s+EXISTS\b", bare, re.I):
+                careless.append("%s: %s" % (path, first))
+            made = re.match(r"CREATE\s+(?:UNLOGGED\s+)?(FUNCTION|PROCEDURE|TABLE|VIEW)\s+" + name, bare, re.I)
+            said = re.match(r"COMMENT\s+ON\s+(FUNCTION|PROCEDURE|TABLE|VIEW)\s+" + name, bare, re.I)
+            if made:
+                created.append((path, made.group(1).upper(), made.group(2)))
+            if said:
+                commented.add((said.group(1).upper(), said.group(2)))
+            if made and made.group(1).upper() in ("FUNCTION", "PROCEDURE") \
+                    and re.search(r"\bLANGUAGE\s+'?(sql|plpgsql)\b", statement, re.I) \
+                    and not re.search(r"\bSET\s+search_path\b", bare, re.I):
+                unpinned.append("%s: %s" % (path, made.group(2)))
+    check("every function, table and view has a comment",
+          ["%s: %s %s" % (path, kind.lower(), what)
+           for path, kind, what in created if (kind, what) not in commented])
+    check("every function in SQL and PL/pgSQL pins its search_path", unpinned)
+    check("the install script has no OR REPLACE and no IF NOT EXISTS", careless)
+
+
+def lint_json():
+    problems = []
+    for path in ["META.json", *files("src/connectors", ".json")]:
+        try:
+            json.loads(read(path))
+        except (OSError, ValueError) as e:
+            problems.append("%s: %s" % (path, e))
+    check("META.json and the manifests are JSON", problems)
+
+    meta = json.loads(read("META.json")) if not problems else {}
+    control = re.search(r"^default_version\s*=\s*'([^']*)'", read("uds.control"), re.M).group(1)
+    extension = meta.get("provides", {}).get("uds", {})
+    check("META.json names the version of uds.control",
+          [] if meta.get("version") == extension.get("version") == control + ".0"
+          and extension.get("file") == "uds--%s.sql" % control
+          else ["uds.control: %s, META.json: %s" % (control, meta.get("version"))])
+
+
+def lint_scripts():
+    problems = []
+    for path in [*files("src", ".sh"), *files("test", ".sh"), ".ci/run"]:
+        if subprocess.run(["bash", "-n", path], stderr=subprocess.PIPE).returncode != 0:
+            problems.append(path)
+    check("every shell script can be parsed", problems)
+
+
+lint_versions()
+lint_lengths()
+lint_sql()
+lint_json()
+lint_scripts()
+print("1..%d" % len(results))
+sys.exit(0 if all(results) else 1)
