@@ -183,7 +183,8 @@ FROM uds.users u LEFT JOIN uds.departments d ON d.id = u.main_department_id
 ORDER BY u.id LIMIT 10;"
 
 show "What the service said, page by page; kept for uds.raw_log_retention." \
-	"SELECT seq, stream, split_part(request, '//', 2) AS request, status, bytes, left(body, 60) AS body
+	"SELECT seq, stream, left(regexp_replace(request, 'https?://[^/]+', ''), 50) AS request, status, bytes,
+       left(body, 60) AS body
 FROM uds.raw_log ORDER BY id LIMIT 5;"
 
 show "Once more: nothing has changed, so nothing is written." \
