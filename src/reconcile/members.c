@@ -49,21 +49,28 @@ static const char *const assert_sql =
 
 /* A department's record may name its owners instead; that makes no members. */
 static const char *const owners_sql =
+"INSERT INTO owners (source_id, department_id, uid_key)"
+"SELECT f.source_id, f.pk,"
+"       CASE WHEN coalesce(t.manifest -> 'ignore_case' ? 'user', false)"
+"            THEN lower(o.uid) ELSE o.uid END"
+"  FROM department_ref f"
+"  JOIN uds.source_settings s ON s.id = f.source_id"
+"  JOIN uds.source_types t ON t.name = s.type"
+"  JOIN uds.records r ON r.source_id = f.source_id AND r.data_type = 'department'"
+"                    AND r.uid_key = f.uid_key AND NOT r.deleted"
+" CROSS JOIN LATERAL"
+"       jsonb_array_elements_text(CASE jsonb_typeof(r.data -> 'owners')"
+"                                      WHEN 'array' THEN r.data -> 'owners'"
+"                                      ELSE '[]' END) AS o (uid)";
+
+static const char *const own_sql =
 "UPDATE asserted a"
 "   SET is_owner = true"
-"  FROM uds.records r"
-"  JOIN uds.source_settings s ON s.id = r.source_id"
-"  JOIN uds.source_types t ON t.name = s.type"
-"  JOIN department_ref f ON f.source_id = r.source_id AND f.uid_key = r.uid_key"
-" CROSS JOIN LATERAL jsonb_array_elements_text(r.data -> 'owners') AS o (uid)"
-"  JOIN uds.records u"
-"    ON u.source_id = r.source_id AND u.data_type = 'user'"
-"   AND u.uid_key = CASE WHEN coalesce(t.manifest -> 'ignore_case' ? 'user', false)"
-"                        THEN lower(o.uid) ELSE o.uid END"
+"  FROM owners o"
+"  JOIN uds.records u ON u.source_id = o.source_id AND u.data_type = 'user'"
+"                    AND u.uid_key = o.uid_key"
 "  JOIN uds.record_resources l ON l.record_id = u.id AND l.resource = 'users'"
-" WHERE r.data_type = 'department' AND NOT r.deleted"
-"   AND jsonb_typeof(r.data -> 'owners') = 'array' {only_own}"
-"   AND a.department_id = f.pk AND a.user_id = l.resource_pk::bigint"
+" WHERE a.department_id = o.department_id AND a.user_id = l.resource_pk::bigint"
 "   AND NOT a.is_owner";
 
 /*
@@ -171,9 +178,11 @@ uds_members_desire(const UdsRun *run)
 	uds_stage_analyze("member_scope");
 	uds_stage_exec(run, uds_stage_expand(assert_sql, "live", live, NULL));
 	uds_stage_analyze("asserted");
-	uds_stage_exec(run, uds_stage_expand(owners_sql,
-										 "only_own", run->shared ? "" : "AND r.source_id = $1",
-										 NULL));
+	if (uds_stage_exec(run, owners_sql) > 0)
+	{
+		uds_stage_analyze("owners");
+		uds_stage_exec(run, own_sql);
+	}
 	uds_stage_exec(run, main_sql);
 	uds_stage_analyze("referred");
 }

@@ -82,6 +82,11 @@ static const char *const create_sql[] = {
 	"(source_id bigint, uid_key text, pk bigint)"
 	" ON COMMIT DROP",
 
+	/* who leads a department, as the department's record says */
+	"CREATE TEMP TABLE owners"
+	"(source_id bigint, department_id bigint, uid_key text)"
+	" ON COMMIT DROP",
+
 	/* memberships as the live records assert them */
 	"CREATE TEMP TABLE asserted"
 	"(user_id bigint, department_id bigint, is_owner boolean, is_main boolean,"
