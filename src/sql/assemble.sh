@@ -2,7 +2,7 @@
 # Puts the install script together: SQL parts -- manifests -- closing parts.
 # A manifest becomes a row of uds.source_types named after its file.
 set -eu
-echo '\echo Use "CREATE EXTENSION uds" to load this file. \quit'
+printf '%s\n' '\echo Use "CREATE EXTENSION uds" to load this file. \quit'
 mode=sql
 for f in "$@"; do
 	case "$mode $f" in
