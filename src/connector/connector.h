@@ -17,7 +17,7 @@
 #include "nodes/pg_list.h"
 #include "utils/timestamp.h"
 
-typedef struct UdsManifest UdsManifest; /* parsed, see manifest.h */
+#include "connector/manifest.h"
 
 /* One response (or lost request) as it goes to the raw log. */
 typedef struct UdsPage
@@ -92,13 +92,6 @@ typedef struct UdsTestStep
 	const char *detail;
 	int			elapsed;		/* ms */
 } UdsTestStep;
-
-/* manifest.c */
-extern UdsManifest *uds_manifest_parse(const char *json, char **error);
-extern char *uds_manifest_check_options(const UdsManifest *manifest,
-										const char *options_json,
-										char **hint);
-extern List *uds_manifest_secrets(const UdsManifest *manifest);
 
 /* run.c */
 extern UdsFetchResult *uds_connector_run(const UdsManifest *manifest,

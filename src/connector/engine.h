@@ -1,0 +1,153 @@
+/*-------------------------------------------------------------------------
+ *
+ * engine.h
+ *		What the parts of the connector engine share among themselves.
+ *
+ * Runs in background workers, outside any transaction; takes no locks.
+ *
+ * A run lives in the memory context that is current when it is opened, each
+ * request in a child of that, so that a million requests leave nothing
+ * behind.  Hooks may begin and end transactions, which changes the current
+ * context: they are only called through the functions of hooks.c.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef UDS_CONNECTOR_ENGINE_H
+#define UDS_CONNECTOR_ENGINE_H
+
+#include "lib/ilist.h"
+
+#include "connector/connector.h"
+#include "fetch/http.h"
+
+/* What a response means for its request. */
+typedef enum UdsVerdict
+{
+	UDS_VERDICT_GOOD,			/* what was asked for */
+	UDS_VERDICT_AGAIN,			/* a passing fault */
+	UDS_VERDICT_THROTTLED,		/* the service wants us to wait */
+	UDS_VERDICT_REAUTH,			/* the token is no good any more */
+	UDS_VERDICT_SKIP,			/* this node is not shown to us */
+	UDS_VERDICT_DEGRADE,		/* the plan is not for us */
+	UDS_VERDICT_RESTART,		/* the cursor is no good any more */
+	UDS_VERDICT_FAIL			/* no use in going on */
+} UdsVerdict;
+
+typedef struct UdsAnswer
+{
+	UdsVerdict	verdict;
+	int			sqlstate;		/* all but GOOD: of the error it would make */
+	const char *what;			/* all but GOOD: what came back, a phrase */
+	const char *hint;			/* a sentence, or NULL */
+	bool		is_error;		/* the service named an error: the body is no
+								 * secret */
+	int64		wait;			/* THROTTLED: ms asked for */
+	bool		wait_exact;		/* the wait is the service's own, not ours */
+	int			concurrency;	/* THROTTLED: requests in flight, 0 = as before */
+	const char *cursor;			/* GOOD: of the next page, NULL = none */
+	const char *token;			/* GOOD, of a token request */
+	int64		lifetime;		/* seconds */
+} UdsAnswer;
+
+/* One request, with all its repetitions. */
+typedef struct UdsCall
+{
+	dlist_node	node;			/* in one of the lists of the run */
+	MemoryContext context;		/* holds this struct and all it points to */
+	const UdsRequestSpec *spec;
+	const UdsStreamSpec *stream;	/* NULL: it asks for a token */
+	const char *value;			/* for_each value, or NULL */
+	const char *cursor;			/* or NULL */
+	bool		restarted;		/* its listing began anew already */
+	int			faults;			/* passing faults so far */
+	int			throttles;
+	bool		reauthed;		/* sent again with another token already */
+	uint64		token_serial;	/* the token it was sent with */
+	int64		not_before;		/* on the clock of uds_clock() */
+	const char *shown;			/* method, URL and body, redacted */
+	const char *label;			/* method and path */
+	UdsHttpResponse *response;	/* the last one, until the request is freed */
+	UdsAnswer	answer;			/* to it */
+} UdsCall;
+
+typedef struct UdsRun
+{
+	const UdsManifest *manifest;
+	const char *source;
+	const UdsFetchHooks *hooks;
+	MemoryContext context;
+	UdsVariable *options;
+	int			noptions;
+	UdsHttpClient *client;
+	int			retries;		/* of one request */
+
+	const char *token;			/* NULL = none at hand */
+	const char *old_token;		/* the one before, to be kept out of texts */
+	uint64		token_serial;	/* grows with each token */
+	int64		token_until;	/* on our clock; of one kept from before, never */
+	bool		token_asked;	/* the hook was asked for a kept one */
+	UdsCall *token_request;	/* at most one at a time */
+
+	dlist_head	ready;			/* to be sent when there is room */
+	dlist_head	waiting;		/* to be sent at their time */
+	dlist_head	sent;
+	int			nready;
+	int			nwaiting;
+	int			nsent;
+	int64		hold_until;		/* nothing is sent before */
+	int			limit;			/* requests in flight ... */
+	int64		limit_until;	/* ... until then */
+
+	int64		starts_left;	/* known requests that no UdsCall stands for */
+	UdsFetchProgress totals;
+} UdsRun;
+
+/* hooks.c */
+extern void uds_hook_page(UdsRun *run, const UdsCall *request, bool usable);
+extern List *uds_hook_select(UdsRun *run, const char *json, size_t len,
+							 const char *jsonpath);
+extern char *uds_hook_check_json(UdsRun *run, const char *json, size_t len);
+extern char *uds_hook_load_token(UdsRun *run);
+extern void uds_hook_save_token(UdsRun *run, const char *token, int64 lifetime);
+extern void uds_hook_progress(UdsRun *run);
+
+/* call.c */
+extern UdsCall *uds_call_new(UdsRun *run, const UdsStreamSpec *stream,
+								   const char *value, const char *cursor);
+extern void uds_call_free(UdsCall *request);
+extern void uds_call_send(UdsRun *run, UdsCall *request);
+extern UdsVariable *uds_call_variables(const UdsRun *run,
+										  const UdsCall *request,
+										  int *count);
+extern char *uds_call_base_url(const UdsRun *run,
+								  const UdsRequestSpec *spec);
+
+/* response.c */
+extern void uds_response_judge(UdsRun *run, UdsCall *request);
+
+/* text.c */
+extern char *uds_text_shown(const UdsRun *run, const UdsCall *request,
+							const char *text, size_t len);
+
+/* auth.c */
+extern bool uds_auth_ready(UdsRun *run);
+extern void uds_auth_begin(UdsRun *run);
+extern void uds_auth_finish(UdsRun *run, const UdsCall *request);
+extern bool uds_auth_again(UdsRun *run, UdsCall *request);
+
+/* run.c */
+extern void uds_run_fail(UdsRun *run, UdsCall *request);
+
+/* exchange.c */
+extern int64 uds_clock(void);
+extern UdsRun *uds_exchange_open(const UdsManifest *manifest,
+								 const char *source_name,
+								 const char *options_json,
+								 const UdsFetchHooks *hooks);
+extern bool uds_exchange_room(const UdsRun *run);
+extern void uds_exchange_add(UdsRun *run, UdsCall *request, bool first);
+extern UdsCall *uds_exchange_next(UdsRun *run);
+extern void uds_exchange_drop(UdsRun *run);
+extern void uds_exchange_close(UdsRun *run);
+
+#endif							/* UDS_CONNECTOR_ENGINE_H */

@@ -1,0 +1,129 @@
+/*-------------------------------------------------------------------------
+ *
+ * hooks.c
+ *		Calls from the engine to its caller, and nothing else.
+ *
+ * Runs in background workers, outside any transaction; takes no locks.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "utils/memutils.h"
+
+#include "connector/engine.h"
+#include "uds.h"
+
+/*
+ * Hands a response, or the loss of one, to the raw log.  Of a token reply
+ * the body goes along only if it is an error, of no error anything secret.
+ */
+void
+uds_hook_page(UdsRun *run, const UdsCall *request, bool usable)
+{
+	const UdsHttpResponse *response = request->response;
+	MemoryContext caller = CurrentMemoryContext;
+	UdsPage		page = {0};
+
+	if (run->hooks->page == NULL)
+		return;
+	MemoryContextSwitchTo(request->context);
+	page.stream = request->stream ? request->stream->name : UDS_STREAM_AUTH;
+	page.request = request->shown;
+	page.status = response->status;
+	page.usable = usable;
+	if (request->value != NULL)
+	{
+		StringInfoData context;
+
+		initStringInfo(&context);
+		appendStringInfo(&context, "{\"%s\": \"", request->stream->parent_as);
+		uds_template_escape(&context, request->value, UDS_ESCAPE_JSON);
+		appendStringInfoString(&context, "\"}");
+		page.context = context.data;
+	}
+	if (response->fault == UDS_HTTP_OK && response->body != NULL)
+	{
+		page.body = response->body;
+		page.body_len = response->body_len;
+		if (!usable)
+		{
+			int			count;
+			UdsVariable *variables = uds_call_variables(run, request, &count);
+
+			page.body = uds_template_redact(response->body, response->body_len,
+											variables, count, UDS_REDACTED,
+											&page.body_len);
+		}
+		if (request->stream == NULL && !request->answer.is_error)
+		{
+			page.body = NULL;
+			page.body_len = 0;
+		}
+	}
+	run->hooks->page(run->hooks->arg, &page);
+	MemoryContextSwitchTo(caller);
+}
+
+/* What a jsonpath selects in a JSON text, as UdsFetchHooks.select. */
+List *
+uds_hook_select(UdsRun *run, const char *json, size_t len,
+				const char *jsonpath)
+{
+	MemoryContext caller = CurrentMemoryContext;
+	List	   *items = run->hooks->select(run->hooks->arg, json, len, jsonpath);
+
+	MemoryContextSwitchTo(caller);
+	return items;
+}
+
+/* NULL if a text is valid JSON, else what is wrong with it. */
+char *
+uds_hook_check_json(UdsRun *run, const char *json, size_t len)
+{
+	MemoryContext caller = CurrentMemoryContext;
+	char	   *problem = run->hooks->check_json(run->hooks->arg, json, len);
+
+	MemoryContextSwitchTo(caller);
+	return problem;
+}
+
+/* A token kept from before, in the context of the run, or NULL. */
+char *
+uds_hook_load_token(UdsRun *run)
+{
+	MemoryContext caller = CurrentMemoryContext;
+	char	   *token = NULL;
+
+	if (run->hooks->load_token != NULL)
+		token = run->hooks->load_token(run->hooks->arg);
+	MemoryContextSwitchTo(caller);
+	return token ? MemoryContextStrdup(run->context, token) : NULL;
+}
+
+/* Keeps a token for lifetime seconds; NULL forgets the one kept. */
+void
+uds_hook_save_token(UdsRun *run, const char *token, int64 lifetime)
+{
+	MemoryContext caller = CurrentMemoryContext;
+
+	if (run->hooks->save_token == NULL)
+		return;
+	run->hooks->save_token(run->hooks->arg, token,
+						   GetCurrentTimestamp() + lifetime * USECS_PER_SEC);
+	MemoryContextSwitchTo(caller);
+}
+
+/* Tells how far the run is. */
+void
+uds_hook_progress(UdsRun *run)
+{
+	MemoryContext caller = CurrentMemoryContext;
+
+	run->totals.requests_total = run->totals.requests + run->nready +
+		run->nwaiting + run->starts_left;
+	if (run->hooks->progress == NULL)
+		return;
+	run->hooks->progress(run->hooks->arg, &run->totals);
+	MemoryContextSwitchTo(caller);
+}

@@ -1,0 +1,225 @@
+/*-------------------------------------------------------------------------
+ *
+ * options.c
+ *		Options of a source, held against the manifest of its type.
+ *
+ * Pure C but for the functions that return a List: runs in any process and
+ * outside the server; takes no locks.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifdef FRONTEND
+#include "postgres_fe.h"
+#else
+#include "postgres.h"
+#endif
+
+#include "connector/jsonpick.h"
+#include "connector/manifest.h"
+
+static const UdsOptionSpec *
+find_option(const UdsManifest *manifest, const char *name)
+{
+	int			i;
+
+	for (i = 0; i < manifest->noptions; i++)
+	{
+		if (strcmp(manifest->options[i].name, name) == 0)
+			return &manifest->options[i];
+	}
+	return NULL;
+}
+
+/* {"$env": "NAME"} or {"$file": "path"}, and nothing else in it. */
+static bool
+is_reference(const cJSON *value)
+{
+	const cJSON *member = cJSON_IsObject(value) ? value->child : NULL;
+
+	return member != NULL && member->next == NULL &&
+		(strcmp(member->string, "$env") == 0 ||
+		 strcmp(member->string, "$file") == 0) &&
+		cJSON_IsString(member) && member->valuestring[0] != '\0';
+}
+
+static bool
+ends_with(const char *text, const char *end)
+{
+	size_t		len = strlen(text);
+	size_t		end_len = strlen(end);
+
+	return len >= end_len && strcmp(text + len - end_len, end) == 0;
+}
+
+/*
+ * What is wrong with a base URL, as the end of a sentence, or NULL.  Paths
+ * are appended to it, so it has no query; it is shown in the log, so it
+ * holds no password.
+ */
+static const char *
+check_base_url(const char *url)
+{
+	const char *host;
+	const char *p;
+
+	if (strncmp(url, "http://", 7) == 0)
+		host = url + 7;
+	else if (strncmp(url, "https://", 8) == 0)
+		host = url + 8;
+	else
+		return "must begin with http:// or https://";
+	if (strcspn(host, "/?#:") == 0)
+		return "names no host";
+	for (p = host; *p != '\0'; p++)
+	{
+		if ((unsigned char) *p <= ' ' || *p == 0x7f)
+			return "must not have spaces in it";
+		if (*p == '?' || *p == '#')
+			return "must not have a query";
+	}
+	if (memchr(host, '@', strcspn(host, "/")) != NULL)
+		return "must not have a user name in it";
+	return NULL;
+}
+
+/* What is wrong with the value of a known option, or NULL. */
+static char *
+check_value(const UdsOptionSpec *option, const cJSON *value)
+{
+	const char *problem = NULL;
+	char	   *text;
+
+	if (is_reference(value))
+		return option->secret ? NULL :
+			psprintf("option \"%s\" is no secret and must be given by value",
+					 option->name);
+	text = uds_json_text(value);
+	if (text == NULL)
+		return psprintf(option->secret ?
+						"option \"%s\" must be a string, {\"$env\": \"NAME\"} or {\"$file\": \"path\"}" :
+						"option \"%s\" must be a string, number or boolean",
+						option->name);
+	if (ends_with(option->name, "base_url"))
+		problem = check_base_url(text);
+	else if (strcmp(option->name, "ca_file") == 0 && text[0] != '/')
+		problem = "must be an absolute path";
+	else if (option->required && text[0] == '\0')
+		problem = "must not be empty";
+	return problem != NULL ?
+		psprintf("option \"%s\" %s", option->name, problem) : NULL;
+}
+
+static char *
+describe_options(const UdsManifest *manifest)
+{
+	StringInfoData text;
+	int			i;
+
+	initStringInfo(&text);
+	if (manifest->noptions == 0)
+		appendStringInfoString(&text, "This type has no options.");
+	for (i = 0; i < manifest->noptions; i++)
+	{
+		appendStringInfo(&text, "%s%s%s", i == 0 ? "The options are " : ", ",
+						 manifest->options[i].name,
+						 manifest->options[i].required ? " (required)" : "");
+	}
+	if (manifest->noptions > 0)
+		appendStringInfoChar(&text, '.');
+	return text.data;
+}
+
+static char *
+check_options(const UdsManifest *manifest, const cJSON *options)
+{
+	const cJSON *value;
+	int			i;
+
+	if (!cJSON_IsObject(options))
+		return pstrdup("options must be a JSON object");
+	cJSON_ArrayForEach(value, options)
+	{
+		const UdsOptionSpec *option = find_option(manifest, value->string);
+		char	   *problem;
+
+		if (option == NULL)
+			return psprintf("unknown option \"%.100s\"", value->string);
+		problem = cJSON_IsNull(value) ? NULL : check_value(option, value);
+		if (problem != NULL)
+			return problem;
+	}
+	for (i = 0; i < manifest->noptions; i++)
+	{
+		const UdsOptionSpec *option = &manifest->options[i];
+
+		value = cJSON_GetObjectItemCaseSensitive(options, option->name);
+		if (option->required && (value == NULL || cJSON_IsNull(value)))
+			return psprintf("required option \"%s\" is missing", option->name);
+	}
+	return NULL;
+}
+
+/*
+ * Checks the options of a source, a JSON object.  Returns NULL if they fit,
+ * else what is wrong, a phrase for the caller to put after its own; *hint is
+ * then a sentence that names the known options.  A null value counts as
+ * absent.  Both are allocated in the current memory context.
+ */
+char *
+uds_manifest_check_options(const UdsManifest *manifest,
+						   const char *options_json, char **hint)
+{
+	cJSON	   *options = cJSON_Parse(options_json);
+	char	   *problem = check_options(manifest, options);
+
+	cJSON_Delete(options);
+	*hint = problem != NULL ? describe_options(manifest) : NULL;
+	return problem;
+}
+
+/*
+ * The options as variables for templates, named "options.X", one per option
+ * of the manifest: the value given, else the default, else NULL.  Options
+ * must have passed the check, with references to secrets resolved.
+ */
+UdsVariable *
+uds_manifest_option_values(const UdsManifest *manifest,
+						   const char *options_json, int *count)
+{
+	cJSON	   *options = cJSON_Parse(options_json);
+	UdsVariable *variables = palloc0((manifest->noptions + 1) * sizeof(UdsVariable));
+	int			i;
+
+	for (i = 0; i < manifest->noptions; i++)
+	{
+		const UdsOptionSpec *option = &manifest->options[i];
+		const cJSON *value = cJSON_GetObjectItemCaseSensitive(options,
+															  option->name);
+
+		variables[i].name = psprintf("options.%s", option->name);
+		variables[i].value = value ? uds_json_text(value) : NULL;
+		if (variables[i].value == NULL)
+			variables[i].value = option->default_value;
+		variables[i].secret = option->secret;
+	}
+	cJSON_Delete(options);
+	*count = manifest->noptions;
+	return variables;
+}
+
+#ifndef FRONTEND
+/* Names of the secret options: List of char *, owned by the manifest. */
+List *
+uds_manifest_secrets(const UdsManifest *manifest)
+{
+	List	   *names = NIL;
+	int			i;
+
+	for (i = 0; i < manifest->noptions; i++)
+	{
+		if (manifest->options[i].secret)
+			names = lappend(names, manifest->options[i].name);
+	}
+	return names;
+}
+#endif

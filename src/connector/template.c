@@ -1,0 +1,281 @@
+/*-------------------------------------------------------------------------
+ *
+ * template.c
+ *		Texts with placeholders, escaped for where they go, and redaction.
+ *
+ * A template is text with {name} in it; {{ stands for one brace.  A brace
+ * that closes nothing is itself.
+ *
+ * Pure C: runs in any process and outside the server; takes no locks.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifdef FRONTEND
+#include "postgres_fe.h"
+#else
+#include "postgres.h"
+#endif
+
+#include "connector/template.h"
+
+/* shorter values are too common in honest text to be taken out of it */
+#define SHORTEST_SECRET 4
+
+static bool
+is_name_char(char c)
+{
+	return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') ||
+		(c >= '0' && c <= '9') || c == '_' || c == '.';
+}
+
+static void
+add_part(UdsTemplate *template, bool variable, const char *text, size_t len)
+{
+	UdsTemplatePart *part;
+	size_t		size = (template->count + 1) * sizeof(UdsTemplatePart);
+
+	if (template->parts == NULL)
+		template->parts = palloc(size);
+	else
+		template->parts = repalloc(template->parts, size);
+	part = &template->parts[template->count++];
+	part->variable = variable;
+	part->text = palloc(len + 1);
+	memcpy(part->text, text, len);
+	part->text[len] = '\0';
+}
+
+/*
+ * Reads a template.  Returns NULL and sets *error (allocated like the
+ * result, in the current memory context) where braces do not fit.  The
+ * names are not checked: see the parts of the result.
+ */
+UdsTemplate *
+uds_template_parse(const char *text, char **error)
+{
+	UdsTemplate *template = palloc0(sizeof(UdsTemplate));
+	StringInfoData literal;
+	const char *p = text;
+
+	initStringInfo(&literal);
+	while (*p != '\0')
+	{
+		const char *end;
+
+		if (*p != '{' || p[1] == '{')
+		{
+			appendStringInfoChar(&literal, *p);
+			p += (*p == '{') ? 2 : 1;
+			continue;
+		}
+		for (end = p + 1; is_name_char(*end); end++)
+			;
+		if (*end != '}' || end == p + 1)
+		{
+			*error = psprintf("no placeholder ends what begins at \"%.40s\"", p);
+			pfree(literal.data);
+			return NULL;
+		}
+		if (literal.len > 0)
+			add_part(template, false, literal.data, literal.len);
+		resetStringInfo(&literal);
+		add_part(template, true, p + 1, end - p - 1);
+		p = end + 1;
+	}
+	if (literal.len > 0)
+		add_part(template, false, literal.data, literal.len);
+	pfree(literal.data);
+	return template;
+}
+
+static void
+escape_url(StringInfo out, const char *value, bool dots)
+{
+	static const char digits[] = "0123456789ABCDEF";
+	const unsigned char *p;
+
+	for (p = (const unsigned char *) value; *p != '\0'; p++)
+	{
+		if ((*p >= 'a' && *p <= 'z') || (*p >= 'A' && *p <= 'Z') ||
+			(*p >= '0' && *p <= '9') || *p == '-' || *p == '_' || *p == '~' ||
+			(*p == '.' && !dots))
+			appendStringInfoChar(out, (char) *p);
+		else
+		{
+			appendStringInfoChar(out, '%');
+			appendStringInfoChar(out, digits[*p >> 4]);
+			appendStringInfoChar(out, digits[*p & 15]);
+		}
+	}
+}
+
+static void
+escape_json_text(StringInfo out, const char *value)
+{
+	const unsigned char *p;
+
+	for (p = (const unsigned char *) value; *p != '\0'; p++)
+	{
+		if (*p == '"' || *p == '\\')
+		{
+			appendStringInfoChar(out, '\\');
+			appendStringInfoChar(out, (char) *p);
+		}
+		else if (*p < 0x20)
+			appendStringInfo(out, "\\u%04x", *p);
+		else
+			appendStringInfoChar(out, (char) *p);
+	}
+}
+
+/*
+ * Appends a value, escaped for where it goes.  In a path a slash is part of
+ * the value, and a segment of nothing but dots does not climb.
+ */
+void
+uds_template_escape(StringInfo out, const char *value, UdsEscape escape)
+{
+	switch (escape)
+	{
+		case UDS_ESCAPE_RAW:
+			appendStringInfoString(out, value);
+			break;
+		case UDS_ESCAPE_QUERY:
+			escape_url(out, value, false);
+			break;
+		case UDS_ESCAPE_PATH:
+			escape_url(out, value, value[strspn(value, ".")] == '\0');
+			break;
+		case UDS_ESCAPE_JSON:
+			escape_json_text(out, value);
+			break;
+	}
+}
+
+static const UdsVariable *
+find_variable(const UdsVariable *variables, int count, const char *name)
+{
+	int			i;
+
+	for (i = 0; i < count; i++)
+	{
+		if (strcmp(variables[i].name, name) == 0)
+			return &variables[i];
+	}
+	return NULL;
+}
+
+/*
+ * Appends the template with its placeholders filled in.  Only values are
+ * escaped; the template's own text is not.  Secret values come out as
+ * redacted, if that is not NULL.  Returns false, having appended nothing, if the template
+ * is one placeholder alone and that has no value; elsewhere a placeholder
+ * without a value is empty.
+ */
+bool
+uds_template_expand(StringInfo out, const UdsTemplate *template,
+					UdsEscape escape, const UdsVariable *variables,
+					int count, const char *redacted)
+{
+	int			i;
+
+	for (i = 0; i < template->count; i++)
+	{
+		const UdsTemplatePart *part = &template->parts[i];
+		const UdsVariable *variable;
+
+		if (!part->variable)
+		{
+			appendStringInfoString(out, part->text);
+			continue;
+		}
+		variable = find_variable(variables, count, part->text);
+		if (variable == NULL || variable->value == NULL)
+		{
+			if (template->count == 1)
+				return false;
+		}
+		else if (redacted != NULL && variable->secret)
+			appendStringInfoString(out, redacted);
+		else
+			uds_template_escape(out, variable->value, escape);
+	}
+	return true;
+}
+
+/* Length of the secret that begins at text, in any of its spellings, or 0. */
+static size_t
+match_secret(const char *text, size_t left, const UdsVariable *secret,
+			 StringInfo scratch)
+{
+	static const UdsEscape spellings[] = {
+		UDS_ESCAPE_RAW, UDS_ESCAPE_QUERY, UDS_ESCAPE_JSON
+	};
+	size_t		longest = 0;
+	int			i;
+
+	for (i = 0; i < (int) lengthof(spellings); i++)
+	{
+		resetStringInfo(scratch);
+		uds_template_escape(scratch, secret->value, spellings[i]);
+		if ((size_t) scratch->len <= left && (size_t) scratch->len > longest &&
+			memcmp(text, scratch->data, scratch->len) == 0)
+			longest = scratch->len;
+	}
+	return longest;
+}
+
+/*
+ * A copy of text (len bytes, may hold any) in which the secret variables
+ * are replaced by redacted, be they written as they are, URL-escaped or
+ * JSON-escaped.  *out_len, if asked for, is the length of the copy.
+ */
+char *
+uds_template_redact(const char *text, size_t len, const UdsVariable *variables,
+					int count, const char *redacted, size_t *out_len)
+{
+	StringInfoData out;
+	StringInfoData scratch;
+	bool		first[256] = {false};
+	size_t		at = 0;
+	int			i;
+
+	initStringInfo(&out);
+	initStringInfo(&scratch);
+	for (i = 0; i < count; i++)
+	{
+		if (variables[i].secret && variables[i].value != NULL &&
+			strlen(variables[i].value) >= SHORTEST_SECRET)
+		{
+			/* a first byte that escaping changes begins with % or \ then */
+			first[(unsigned char) variables[i].value[0]] = true;
+			first['%'] = first['\\'] = true;
+		}
+	}
+	while (at < len)
+	{
+		size_t		hit = 0;
+
+		for (i = 0; first[(unsigned char) text[at]] && i < count; i++)
+		{
+			size_t		length = 0;
+
+			if (variables[i].secret && variables[i].value != NULL &&
+				strlen(variables[i].value) >= SHORTEST_SECRET)
+				length = match_secret(text + at, len - at, &variables[i],
+									  &scratch);
+			hit = Max(hit, length);
+		}
+		if (hit > 0)
+		{
+			appendStringInfoString(&out, redacted);
+			at += hit;
+		}
+		else
+			appendStringInfoChar(&out, text[at++]);
+	}
+	pfree(scratch.data);
+	if (out_len != NULL)
+		*out_len = out.len;
+	return out.data;
+}

@@ -1,0 +1,62 @@
+/*-------------------------------------------------------------------------
+ *
+ * text.c
+ *		Texts of a service, made fit to be shown in a message.
+ *
+ * Runs in background workers, outside any transaction; takes no locks.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "mb/pg_wchar.h"
+
+#include "connector/engine.h"
+#include "uds.h"
+
+/* characters of a service's own text that are shown */
+#define MAX_SHOWN 300
+
+/*
+ * A service's text as a message may show it: without the secrets of the
+ * run, without control characters and broken bytes, trimmed.  In the current
+ * memory context.
+ */
+char *
+uds_text_shown(const UdsRun *run, const UdsCall *request, const char *text,
+			   size_t len)
+{
+	bool		unicode = GetDatabaseEncoding() == PG_UTF8;
+	int			count;
+	UdsVariable *variables = uds_call_variables(run, request, &count);
+	char	   *clean = uds_template_redact(text, len, variables, count,
+											UDS_REDACTED, &len);
+	const unsigned char *p = (const unsigned char *) clean;
+	const unsigned char *end = p + len;
+	StringInfoData shown;
+	int			characters = 0;
+
+	initStringInfo(&shown);
+	while (p < end && characters++ < MAX_SHOWN)
+	{
+		int			length = pg_utf_mblen(p);
+
+		if (length > end - p || !pg_utf8_islegal(p, length) ||
+			(length > 1 && !unicode))
+		{
+			appendStringInfoChar(&shown, '?');
+			p += (length > end - p || !unicode) ? Min(length, end - p) : 1;
+			continue;
+		}
+		if (*p < ' ' || *p == 0x7f)
+			appendStringInfoChar(&shown, ' ');
+		else
+			appendBinaryStringInfo(&shown, (const char *) p, length);
+		p += length;
+	}
+	while (shown.len > 0 && shown.data[shown.len - 1] == ' ')
+		shown.data[--shown.len] = '\0';
+	if (p < end)
+		appendStringInfoString(&shown, "...");
+	return shown.data;
+}

@@ -1,0 +1,319 @@
+/*-------------------------------------------------------------------------
+ *
+ * manifest_test.c
+ *		Unit test of the manifest parser: each error with its path, and the
+ *		check of options.
+ *
+ * A program of its own that prints TAP and needs no server.
+ *
+ *-------------------------------------------------------------------------
+ */
+/* sources: src/connector/manifest.c src/connector/manifest_request.c
+ * src/connector/manifest_fields.c src/connector/reader.c
+ * src/connector/options.c src/connector/jsonpick.c src/connector/template.c
+ */
+#include "postgres_fe.h"
+
+#include "connector/jsonpick.h"
+#include "connector/manifest.h"
+
+static int	tests = 0;
+static int	failures = 0;
+
+static const char *const good =
+"{\"manifest\": 1, \"title\": \"T\","
+" \"options\": {\"id\": {\"required\": true, \"comment\": \"c\"},"
+"  \"key\": {\"required\": true, \"secret\": true},"
+"  \"n\": {\"default\": 5}, \"base_url\": {\"default\": \"https://a.test\"}, \"ca_file\": {}},"
+" \"base_url\": \"{options.base_url}\","
+" \"auth\": {\"request\": {\"method\": \"POST\", \"path\": \"/token\","
+"   \"json\": {\"k\": \"{options.key}\", \"deep\": [1, true, null, {\"i\": \"{options.id}\"}]}},"
+"  \"token\": \"$.t\", \"expires_in\": \"$.e\", \"lifetime\": 60,"
+"  \"send\": {\"headers\": {\"Authorization\": \"Bearer {token}\"}}},"
+" \"errors\": {\"code\": \"$.code\", \"message\": \"$.msg\", \"ok\": [0, null], \"reauth\": [\"x\", 2],"
+"  \"throttle\": [9, {\"code\": 10, \"wait\": 60, \"concurrency\": 1}], \"transient\": [-1],"
+"  \"gone\": [3], \"scope\": [4], \"config\": [5], \"degrade\": [6], \"restart\": [7],"
+"  \"hints\": {\"5\": \"Do.\", \"*\": \"Ask.\"}},"
+" \"plans\": [{\"name\": \"full\", \"streams\": [\"deps\", \"users\"]},"
+"  {\"name\": \"few\", \"streams\": [\"deps\"], \"warning\": \"Few.\"}],"
+" \"streams\": {"
+"  \"users\": {\"type\": \"user\", \"merge\": true,"
+"   \"for_each\": {\"stream\": \"deps\", \"value\": \"$.d[*].id\", \"as\": \"dep\"},"
+"   \"request\": {\"path\": \"/users/{dep}\", \"query\": {\"c\": \"{cursor}\", \"n\": \"{options.n}\"}},"
+"   \"pagination\": {\"type\": \"cursor\", \"next\": \"$.next\", \"more\": \"$.more\"},"
+"   \"records\": \"$.u[*]\", \"expect\": \"$.u\","
+"   \"fields\": {\"uid\": \"$.id\", \"a\": {\"path\": \"$.x\", \"when\": \"$.y == 1\", \"apply\": [\"trim\"]},"
+"    \"b\": {\"const\": null}, \"c\": {\"context\": \"dep\"}, \"d\": {\"coalesce\": [\"$.p\", {\"text\": \"$.q\"}]},"
+"    \"e\": {\"all\": \"$.l[*]\"}, \"f\": {\"template\": \"{$.a} {$.b}\"},"
+"    \"g\": {\"map\": \"$.g\", \"values\": {\"1\": \"m\"}, \"default\": \"x\"},"
+"    \"h\": {\"zip\": {\"p\": \"$.p[*]\"}}, \"i\": {\"each\": {\"zip\": {\"p\": \"$.p[*]\"}}, \"fields\": {\"uid\": \"$.p\"}},"
+"    \"j\": {\"each\": \"$.l[*]\", \"fields\": {\"uid\": \"$\"}}}},"
+"  \"deps\": {\"type\": \"department\", \"request\": {\"path\": \"/deps\"}, \"records\": \"$.d[*]\","
+"   \"fields\": {\"uid\": \"$.id\"}}},"
+" \"ignore_case\": [\"user\"]}";
+
+/* memory goes with the program, as it does with a context of the server */
+extern const char *__asan_default_options(void);
+const char *
+__asan_default_options(void)
+{
+	return "detect_leaks=0";
+}
+
+static void
+is(const char *got, const char *expected, const char *what)
+{
+	bool		pass = strcmp(got, expected) == 0;
+
+	printf("%sok %d - %s\n", pass ? "" : "not ", ++tests, what);
+	if (!pass)
+	{
+		printf("# got %s\n# expected %s\n", got, expected);
+		failures++;
+	}
+}
+
+/* The good manifest with one piece of it put otherwise, parsed. */
+static void
+breaks(const char *piece, const char *other, const char *expected)
+{
+	const char *at = strstr(good, piece);
+	char	   *error = NULL;
+	char	   *text;
+
+	if (at == NULL)
+	{
+		printf("Bail out! not in the manifest: %s\n", piece);
+		exit(1);
+	}
+	text = psprintf("%.*s%s%s", (int) (at - good), good, other, at + strlen(piece));
+	is(uds_manifest_parse(text, &error) != NULL ? "accepted" : error, expected,
+	   expected);
+}
+
+static void
+check_top(void)
+{
+	breaks("{\"manifest\"", "[\"manifest\"", "$: not valid JSON");
+	breaks("\"manifest\": 1,", "", "$: missing \"manifest\"");
+	breaks("\"manifest\": 1", "\"manifest\": 2", "$.manifest: must be an integer from 1 to 1");
+	breaks("\"manifest\": 1", "\"manifest\": \"1\"", "$.manifest: must be an integer from 1 to 1");
+	breaks("\"title\": \"T\",", "", "$: missing \"title\"");
+	breaks("\"title\": \"T\"", "\"title\": \"\"", "$.title: must be a non-empty string");
+	breaks("\"title\"", "\"titel\"", "$: unknown word \"titel\"");
+	breaks("\"base_url\": \"{", "\"base\": \"{", "$: unknown word \"base\"");
+	breaks("{options.base_url}", "{options.url}", "$.base_url: unknown placeholder \"{options.url}\"");
+	breaks("{options.base_url}", "{token}", "$.base_url: unknown placeholder \"{token}\"");
+	breaks("\"base_url\": \"{options.base_url}\"", "\"base_url\": 3", "$.base_url: must be a string");
+	breaks("\"ignore_case\": [\"user\"]", "\"ignore_case\": [\"tag\"]",
+		   "$.ignore_case: must hold \"user\" or \"department\"");
+	breaks("\"ignore_case\": [\"user\"]", "\"ignore_case\": true", "$.ignore_case: must be an array");
+}
+
+static void
+check_options_part(void)
+{
+	breaks("\"secret\": true", "\"secret\": 1", "$.options.key.secret: must be true or false");
+	breaks("\"secret\": true", "\"secret\": true, \"default\": \"x\"",
+		   "$.options.key: a required or secret option has no default");
+	breaks("{\"default\": 5}", "{\"default\": []}",
+		   "$.options.n.default: must be a string, number or boolean");
+	breaks("{\"default\": 5}", "5", "$.options.n: must be an object");
+	breaks("\"comment\": \"c\"", "\"coment\": \"c\"", "$.options.id: unknown word \"coment\"");
+	breaks("\"n\": {", "\"n-n\": {", "$.options.n-n: is no name of an option");
+}
+
+static void
+check_auth(void)
+{
+	breaks("\"token\": \"$.t\"", "\"tokn\": \"$.t\"", "$.auth: unknown word \"tokn\"");
+	breaks("\"token\": \"$.t\",", "", "$.auth: missing \"token\"");
+	breaks("\"$.t\"", "\"$.t[*]\"",
+		   "$.auth.token: must be a simple path like \"$.a.b\" or \"$.a[0]\"");
+	breaks("\"lifetime\": 60", "\"lifetime\": 0", "$.auth.lifetime: must be an integer from 1 to 31622400");
+	breaks("\"lifetime\": 60", "\"lifetime\": 1.5", "$.auth.lifetime: must be an integer from 1 to 31622400");
+	breaks("\"headers\": {\"Authorization\": \"Bearer {token}\"}", "", "$.auth.send: is empty");
+	breaks("Bearer {token}", "Bearer {cursor}",
+		   "$.auth.send.headers.Authorization: unknown placeholder \"{cursor}\"");
+	breaks("\"Authorization\"", "\"A b\"", "$.auth.send.headers: bad header name \"A b\"");
+	breaks("\"path\": \"/token\",", "", "$.auth.request: missing \"path\"");
+	breaks("\"/token\"", "\"token\"", "$.auth.request.path: must begin with a slash and have no query");
+	breaks("\"/token\"", "\"/token?a=b\"", "$.auth.request.path: must begin with a slash and have no query");
+	breaks("\"POST\"", "\"FETCH\"", "$.auth.request.method: must be GET, POST or PUT");
+	breaks("\"method\": \"POST\",", "", "$.auth.request: a GET request takes no \"json\"");
+	breaks("\"json\": {", "\"form\": {\"a\": \"b\"}, \"json\": {", "$.auth.request: has both \"json\" and \"form\"");
+	breaks("{options.id}\"}]", "{options.ix}\"}]",
+		   "$.auth.request.json.deep[3].i: unknown placeholder \"{options.ix}\"");
+	breaks("{options.key}", "{options.key",
+		   "$.auth.request.json.k: no placeholder ends what begins at \"{options.key\"");
+}
+
+static void
+check_errors(void)
+{
+	breaks("\"code\": \"$.code\",", "", "$.errors: missing \"code\"");
+	breaks("\"ok\": [0, null],", "", "$.errors: missing \"ok\"");
+	breaks("[0, null]", "0", "$.errors.ok: must be an array");
+	breaks("[\"x\", 2]", "[\"x\", {}]", "$.errors.reauth[1]: must be a code: a number or a string");
+	breaks("[\"x\", 2]", "[null]", "$.errors.reauth[0]: must be a code: a number or a string");
+	breaks("[\"x\", 2]", "[0]", "$.errors.reauth[0]: code 0 is listed twice");
+	breaks("\"wait\": 60", "\"wait\": 4000", "$.errors.throttle[1].wait: must be an integer from 0 to 3600");
+	breaks("\"wait\": 60", "\"weit\": 60", "$.errors.throttle[1]: unknown word \"weit\"");
+	breaks("\"code\": 10,", "", "$.errors.throttle[1]: missing \"code\"");
+	breaks("\"5\": \"Do.\"", "\"5\": 1", "$.errors.hints.5: must be a non-empty string");
+}
+
+static void
+check_streams(void)
+{
+	breaks("\"path\": \"/users/{dep}\",", "", "$.streams.users.request: missing \"path\"");
+	breaks("/users/{dep}", "/users/{dept}", "$.streams.users.request.path: unknown placeholder \"{dept}\"");
+	breaks("\"type\": \"user\"", "\"type\": \"tag\"", "$.streams.users.type: must be \"user\" or \"department\"");
+	breaks("\"merge\": true", "\"merge\": \"yes\"", "$.streams.users.merge: must be true or false");
+	breaks("\"type\": \"cursor\"", "\"type\": \"magic\"", "$.streams.users.pagination.type: must be \"cursor\"");
+	breaks("\"next\": \"$.next\",", "", "$.streams.users.pagination: missing \"next\"");
+	breaks("\"pagination\"", "\"paging\"", "$.streams.users: unknown word \"paging\"");
+	breaks("\"as\": \"dep\"", "\"as\": \"token\"", "$.streams.users.for_each.as: \"token\" cannot be used as a name");
+	breaks("\"records\": \"$.u[*]\",", "", "$.streams.users: missing \"records\"");
+	breaks("\"expect\": \"$.u\"", "\"expect\": \"$.u[*]\"",
+		   "$.streams.users.expect: must be a simple path like \"$.a.b\" or \"$.a[0]\"");
+	breaks("{\"uid\": \"$.id\", \"a\"", "{\"a\"", "$.streams.users.fields: missing \"uid\"");
+	breaks("\"deps\": {\"type\"", "\"auth\": {\"type\"", "$.streams.auth: cannot be used as a name");
+	breaks("[\"deps\", \"users\"]", "[\"deps\", \"user\"]", "$.plans[0].streams[1]: unknown stream \"user\"");
+	breaks("[\"deps\", \"users\"]", "[\"users\", \"deps\"]",
+		   "$.plans[0].streams[0]: stream \"users\" comes before \"deps\", on which it depends");
+	breaks("[\"deps\", \"users\"]", "[\"deps\", \"deps\"]",
+		   "$.plans[0].streams[1]: stream \"deps\" is listed twice");
+	breaks("\"streams\": [\"deps\"]", "\"streams\": []", "$.plans[1].streams: must be a non-empty array");
+}
+
+static void
+check_fields(void)
+{
+	breaks("{\"const\": null}", "7", "$.streams.users.fields.b: must be a jsonpath or an object");
+	breaks("{\"const\": null}", "{}", "$.streams.users.fields.b: is an expression without a word");
+	breaks("{\"const\": null}", "{\"konst\": 1}", "$.streams.users.fields.b: unknown word \"konst\"");
+	breaks("{\"const\": null}", "{\"const\": 1, \"when\": \"$.x\"}",
+		   "$.streams.users.fields.b: unknown word \"when\"");
+	breaks("\"context\": \"dep\"", "\"context\": \"xyz\"",
+		   "$.streams.users.fields.c.context: the stream's \"for_each\" has no value \"xyz\"");
+	breaks("\"$.p\", {\"text\": \"$.q\"}", "\"$.p\", {\"text\": 1}",
+		   "$.streams.users.fields.d.coalesce[1].text: must be a jsonpath or an object");
+	breaks("[\"trim\"]", "[\"rot13\"]", "$.streams.users.fields.a.apply: unknown transform \"rot13\"");
+	breaks("\"values\": {\"1\": \"m\"},", "", "$.streams.users.fields.g: missing \"values\"");
+	breaks("{\"zip\": {\"p\": \"$.p[*]\"}}, \"i\"", "{\"zip\": {}}, \"i\"",
+		   "$.streams.users.fields.h.zip: must be a non-empty object");
+	breaks("\"fields\": {\"uid\": \"$.p\"}", "\"fields\": {\"uid\": 1}",
+		   "$.streams.users.fields.i.fields.uid: must be a jsonpath or an object");
+	breaks(", \"fields\": {\"uid\": \"$\"}", "", "$.streams.users.fields.j: missing \"fields\"");
+}
+
+static void
+check_result(const UdsManifest *manifest)
+{
+	const UdsStreamSpec *users = &manifest->streams[0];
+
+	is(psprintf("%d %d %d", manifest->noptions, manifest->nstreams, manifest->nplans),
+	   "5 2 2", "options, streams, plans");
+	is(manifest->auth->request.method, "POST", "method");
+	is(users->request.method, "GET", "method where none is given");
+	is(users->parent_as, "dep", "name of the for_each value");
+	is(psprintf("%d %d", manifest->plans[0].streams[0], manifest->plans[0].streams[1]),
+	   "1 0", "a plan's own order");
+	is(manifest->errors.rules[1].code ? "code" : "none", "none", "no code as a good one");
+	is(psprintf("%d %d", manifest->errors.rules[4].wait, manifest->errors.rules[5].wait),
+	   "1 60", "waits");
+}
+
+static void
+options_are(const UdsManifest *manifest, const char *options, const char *expected)
+{
+	char	   *hint;
+	char	   *problem = uds_manifest_check_options(manifest, options, &hint);
+
+	is(problem ? problem : "fine", expected, options);
+	if (problem != NULL)
+		is(hint, "The options are id (required), key (required), n, base_url, ca_file.",
+		   "hint");
+}
+
+static void
+check_options(const UdsManifest *manifest)
+{
+	UdsVariable *values;
+	int			count;
+
+	options_are(manifest, "{\"id\": \"a\", \"key\": \"k\"}", "fine");
+	options_are(manifest, "{\"id\": 7, \"key\": {\"$env\": \"K\"}, \"n\": true}", "fine");
+	options_are(manifest, "{\"id\": \"a\", \"key\": {\"$file\": \"/k\"}, \"base_url\": \"http://[::1]:80/x\"}", "fine");
+	options_are(manifest, "{\"id\": \"a\"}", "required option \"key\" is missing");
+	options_are(manifest, "{\"id\": \"a\", \"key\": null}", "required option \"key\" is missing");
+	options_are(manifest, "{\"id\": \"\", \"key\": \"k\"}", "option \"id\" must not be empty");
+	options_are(manifest, "{\"id\": {\"$env\": \"I\"}, \"key\": \"k\"}",
+				"option \"id\" is no secret and must be given by value");
+	options_are(manifest, "{\"id\": [], \"key\": \"k\"}", "option \"id\" must be a string, number or boolean");
+	options_are(manifest, "{\"id\": \"a\", \"key\": {\"$env\": \"A\", \"$file\": \"b\"}}",
+				"option \"key\" must be a string, {\"$env\": \"NAME\"} or {\"$file\": \"path\"}");
+	options_are(manifest, "{\"id\": \"a\", \"key\": \"k\", \"kez\": 1}", "unknown option \"kez\"");
+	options_are(manifest, "{\"base_url\": \"ftp://x\"}", "option \"base_url\" must begin with http:// or https://");
+	options_are(manifest, "{\"base_url\": \"https:///x\"}", "option \"base_url\" names no host");
+	options_are(manifest, "{\"base_url\": \"https://a:b@x\"}", "option \"base_url\" must not have a user name in it");
+	options_are(manifest, "{\"base_url\": \"https://x?y\"}", "option \"base_url\" must not have a query");
+	options_are(manifest, "{\"base_url\": \"https://x y\"}", "option \"base_url\" must not have spaces in it");
+	options_are(manifest, "{\"ca_file\": \"x\"}", "option \"ca_file\" must be an absolute path");
+	options_are(manifest, "[]", "options must be a JSON object");
+	options_are(manifest, "{", "options must be a JSON object");
+
+	values = uds_manifest_option_values(manifest, "{\"id\": 12, \"key\": \"k\"}", &count);
+	is(psprintf("%d %s=%s %s=%s %s", count, values[0].name, values[0].value,
+				values[2].name, values[2].value, values[4].value ? "?" : "none"),
+	   "5 options.id=12 options.n=5 none", "values and defaults");
+	is(values[1].secret && !values[0].secret ? "yes" : "no", "yes", "secrets are marked");
+}
+
+static void
+check_pick(void)
+{
+	cJSON	   *root = cJSON_Parse("{\"a\": {\"b c\": [1, \"x\", true, -0, 1.5, 12345678901234567890, null]}}");
+	static const char *const expected[] = {"1", "x", "true", "0", "1.5", NULL, NULL, NULL};
+	int			i;
+
+	for (i = 0; i < (int) lengthof(expected); i++)
+	{
+		char	   *path = psprintf("$.a.\"b c\"[%d]", i);
+		const cJSON *item = uds_json_pick(root, path);
+		char	   *text = item ? uds_json_text(item) : NULL;
+
+		is(text ? text : "none", expected[i] ? expected[i] : "none", path);
+	}
+	is(uds_json_pick(root, "$.A") ? "found" : "none", "none", "names with case");
+	is(uds_json_pick(root, "$") == root ? "root" : "none", "root", "the whole");
+	is(uds_json_path_valid("$.a.\"@odata.nextLink\"[0]") ? "yes" : "no", "yes", "a valid path");
+	is(uds_json_path_valid("$a") || uds_json_path_valid("$.") || uds_json_path_valid("$[") ||
+	   uds_json_path_valid("$.a[x]") || uds_json_path_valid("$.\"a") || uds_json_path_valid("") ||
+	   uds_json_path_valid("$.a b") ? "yes" : "no", "no", "paths that are not valid");
+	cJSON_Delete(root);
+}
+
+int
+main(void)
+{
+	char	   *error = NULL;
+	UdsManifest *manifest = uds_manifest_parse(good, &error);
+
+	is(manifest != NULL ? "accepted" : error, "accepted", "a manifest with everything in it");
+	if (manifest != NULL)
+	{
+		check_result(manifest);
+		check_options(manifest);
+	}
+	check_top();
+	check_options_part();
+	check_auth();
+	check_errors();
+	check_streams();
+	check_fields();
+	check_pick();
+	printf("1..%d\n", tests);
+	return failures > 0;
+}
