@@ -16,19 +16,30 @@
 
 /*
  * A department that was disabled keeps its place, so the link counts and not
- * whether the record is live.
+ * whether the record is live.  First those of the task, whose records are not
+ * stored yet, then those stored.
  */
 static const char *const refer_sql =
 "INSERT INTO department_ref (source_id, uid_key, pk)"
-"SELECT r.source_id, r.uid_key, l.resource_pk::bigint"
+"SELECT $1, w.uid_key, w.pk"
+"  FROM work w"
+" WHERE w.resource = 'departments' AND w.pk IS NOT NULL {staying_work}"
+" UNION ALL "
+"SELECT r.source_id, r.uid_key, d.id"
 "  FROM uds.records r"
 "  JOIN uds.record_resources l ON l.record_id = r.id AND l.resource = 'departments'"
+"  JOIN uds.departments d ON d.id = l.resource_pk::bigint"
 " WHERE r.data_type = 'department' {only_own}"
-"   AND (EXISTS (SELECT 1 FROM uds.departments d WHERE d.id = l.resource_pk::bigint)"
-"        OR EXISTS (SELECT 1 FROM desired n WHERE n.pk = l.resource_pk::bigint AND n.is_new))"
+"   AND NOT EXISTS (SELECT 1"
+"                     FROM work w"
+"                    WHERE w.record_id = r.id AND w.resource = 'departments')"
 "   AND NOT EXISTS (SELECT 1"
 "                     FROM leaving x"
-"                    WHERE x.resource = 'departments' AND x.pk = l.resource_pk::bigint)";
+"                    WHERE x.resource = 'departments' AND x.pk = d.id)";
+
+/* A row that is to go is nothing to refer to any more. */
+static const char *const staying_sql =
+"AND NOT EXISTS (SELECT 1 FROM leaving x WHERE x.resource = 'departments' AND x.pk = w.pk)";
 
 /*
  * The parent of each department, as the best source that names one says; a
@@ -93,13 +104,15 @@ static const char *const leaves_sql =
 " WHERE d.is_leaf = EXISTS (SELECT 1 FROM uds.departments c WHERE c.parent_id = d.id)";
 
 /*
- * Fills department_ref.  To be called when the links of all departments of
- * the task are stored.
+ * Fills department_ref from the task's departments in work and from those
+ * stored before, or, once the former are stored too, from the latter alone.
  */
 void
 uds_departments_refer(const UdsRun *run)
 {
+	uds_stage_clear("department_ref");
 	uds_stage_exec(run, uds_stage_expand(refer_sql,
+										 "staying_work", staying_sql,
 										 "only_own", run->shared ? "" : "AND r.source_id = $1",
 										 NULL));
 	uds_stage_analyze("department_ref");

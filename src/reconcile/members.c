@@ -67,10 +67,17 @@ static const char *const own_sql =
 "UPDATE asserted a"
 "   SET is_owner = true"
 "  FROM owners o"
-"  JOIN uds.records u ON u.source_id = o.source_id AND u.data_type = 'user'"
-"                    AND u.uid_key = o.uid_key"
-"  JOIN uds.record_resources l ON l.record_id = u.id AND l.resource = 'users'"
-" WHERE a.department_id = o.department_id AND a.user_id = l.resource_pk::bigint"
+" CROSS JOIN LATERAL"
+"       (SELECT w.pk"
+"          FROM work w"
+"         WHERE w.resource = 'users' AND o.source_id = $1 AND w.uid_key = o.uid_key"
+"         UNION ALL"
+"        SELECT l.resource_pk::bigint"
+"          FROM uds.records u"
+"          JOIN uds.record_resources l ON l.record_id = u.id AND l.resource = 'users'"
+"         WHERE u.source_id = o.source_id AND u.data_type = 'user'"
+"           AND u.uid_key = o.uid_key) AS u"
+" WHERE a.department_id = o.department_id AND a.user_id = u.pk"
 "   AND NOT a.is_owner";
 
 /*
@@ -103,12 +110,13 @@ static const char *const main_sql =
 " WHERE s.decided";
 
 static const char *const diff_sql =
-"INSERT INTO member_diff (user_id, department_id, action, is_owner, source_id, before)"
-"SELECT coalesce(d.user_id, m.user_id), coalesce(d.department_id, m.department_id),"
+"INSERT INTO member_diff (n, user_id, department_id, action, uid, is_owner, source_id, before)"
+"SELECT row_number() OVER (),"
+"       coalesce(d.user_id, m.user_id), coalesce(d.department_id, m.department_id),"
 "       CASE WHEN m.user_id IS NULL THEN 'link'"
 "            WHEN d.user_id IS NULL THEN 'unlink'"
 "            ELSE 'update' END,"
-"       d.is_owner, d.source_id,"
+"       p.uid, d.is_owner, d.source_id,"
 "       CASE WHEN m.user_id IS NOT NULL"
 "            THEN jsonb_build_object('is_owner', m.is_owner, 'source_id', m.source_id) END"
 "  FROM (SELECT a.user_id, a.department_id, bool_or(a.is_owner) AS is_owner,"
@@ -119,6 +127,7 @@ static const char *const diff_sql =
 "               FROM uds.department_members x"
 "               JOIN member_scope s USING (user_id)) AS m"
 "    ON m.user_id = d.user_id AND m.department_id = d.department_id"
+"  JOIN desired p ON p.pk = coalesce(d.user_id, m.user_id)"
 " WHERE m.user_id IS NULL"
 "    OR (d.user_id IS NULL AND m.source_id IS NOT NULL AND m.source_id <> ALL (m.silent))"
 "    OR (d.user_id IS NOT NULL AND m.source_id IS NOT NULL"
@@ -129,12 +138,12 @@ static const char *const withdraw_sql =
 "     (DELETE FROM uds.department_members m"
 "       USING member_diff x"
 "       WHERE x.action = 'unlink'"
-"         AND m.department_id = x.department_id AND m.user_id = x.user_id"
-"   RETURNING m.*)"
+"         AND m.department_id = x.department_id AND m.user_id = x.user_id{rows}"
+"   RETURNING m.*, x.uid)"
 "INSERT INTO changed (resource, pk, uid, action, before)"
-"SELECT 'members', w.department_id || ':' || w.user_id, d.uid, 'unlink', to_jsonb(w)"
-"  FROM written w"
-"  JOIN desired d ON d.pk = w.user_id";
+"SELECT 'members', w.department_id || ':' || w.user_id, w.uid, 'unlink',"
+"       to_jsonb(w) - 'uid'"
+"  FROM written w";
 
 static const char *const update_sql =
 "WITH written AS"
@@ -142,22 +151,21 @@ static const char *const update_sql =
 "         SET is_owner = x.is_owner, source_id = x.source_id"
 "        FROM member_diff x"
 "       WHERE x.action = 'update'"
-"         AND m.department_id = x.department_id AND m.user_id = x.user_id"
-"   RETURNING m.*, x.before)"
+"         AND m.department_id = x.department_id AND m.user_id = x.user_id{rows}"
+"   RETURNING m.*, x.uid, x.before)"
 "INSERT INTO changed (resource, pk, uid, action, before, after)"
-"SELECT 'members', w.department_id || ':' || w.user_id, d.uid, 'update', w.before,"
+"SELECT 'members', w.department_id || ':' || w.user_id, w.uid, 'update', w.before,"
 "       jsonb_build_object('is_owner', w.is_owner, 'source_id', w.source_id)"
-"  FROM written w"
-"  JOIN desired d ON d.pk = w.user_id";
+"  FROM written w";
 
 /* In the order of the primary key, which its index likes best. */
 static const char *const add_sql =
 "WITH written AS"
 "     (INSERT INTO uds.department_members AS m (department_id, user_id, is_owner, source_id)"
-"      SELECT department_id, user_id, is_owner, source_id"
-"        FROM member_diff"
-"       WHERE action = 'link'"
-"       ORDER BY department_id, user_id"
+"      SELECT x.department_id, x.user_id, x.is_owner, x.source_id"
+"        FROM member_diff x"
+"       WHERE x.action = 'link'{rows}"
+"       ORDER BY x.department_id, x.user_id"
 "   RETURNING m.*)"
 "INSERT INTO changed (resource, pk, uid, action, after)"
 "SELECT 'members', w.department_id || ':' || w.user_id, d.uid, 'link', to_jsonb(w)"
@@ -194,10 +202,22 @@ uds_members_desire(const UdsRun *run)
 void
 uds_members_write(const UdsRun *run)
 {
+	const char *const writes[] = {withdraw_sql, update_sql, add_sql};
+
 	if (uds_stage_exec(run, diff_sql) == 0)
 		return;
 	uds_stage_analyze("member_diff");
-	uds_stage_exec_as_owner(run, withdraw_sql);
-	uds_stage_exec_as_owner(run, update_sql);
-	uds_stage_exec_as_owner(run, add_sql);
+	for (int i = 0; i < lengthof(writes); i++)
+	{
+		UdsStatement statement = {
+			.sql = writes[i],
+			.rows = " AND x.n BETWEEN $3 AND $4",
+			.relation = "member_diff",
+			.pk = "user_id",
+			.blamed = "members",
+			.keeps_rows = true
+		};
+
+		uds_stage_isolate(run, &uds_users, &statement);
+	}
 }

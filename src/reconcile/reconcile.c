@@ -117,10 +117,10 @@ apply_departments(const UdsRun *run, UdsTaskCounts *counts)
 {
 	uds_records_compare(run, &uds_departments);
 	uds_rows_desire(run, &uds_departments);
-	uds_records_store(run, &uds_departments);
 	uds_departments_refer(run);
 	uds_departments_resolve_parents(run);
 	uds_rows_write(run, &uds_departments);
+	uds_records_store(run, &uds_departments);
 	counts->unchanged += uds_stage_count(run, uds_stage_expand(unchanged_sql,
 															   "resource", uds_departments.name, NULL));
 }
@@ -131,12 +131,13 @@ apply_users(const UdsRun *run, UdsTaskCounts *counts)
 	uds_records_compare(run, &uds_users);
 	uds_match_users(run);
 	uds_rows_desire(run, &uds_users);
-	uds_records_store(run, &uds_users);
+	uds_departments_refer(run);
 	uds_members_desire(run);
 	uds_rows_delete(run, &uds_users);
 	uds_rows_release(run, &uds_users);
 	uds_rows_write(run, &uds_users);
 	uds_members_write(run);
+	uds_records_store(run, &uds_users);
 	counts->unchanged += uds_stage_count(run, uds_stage_expand(unchanged_sql,
 															   "resource", uds_users.name, NULL));
 }

@@ -21,9 +21,9 @@
  * counts for nothing: the record gets a new row.
  */
 static const char *const compare_sql =
-"INSERT INTO work (n, record_id, uid, uid_key, data, gone, policy,"
+"INSERT INTO work (n, resource, record_id, uid, uid_key, data, gone, policy,"
 "                  is_new, is_changed, was_deleted, pk, link)"
-"SELECT i.n,"
+"SELECT i.n, '{resource}',"
 "       CASE WHEN r.id IS NULL THEN nextval('uds.records_id_seq') ELSE r.id END,"
 "       i.uid, i.uid_key, i.data, i.gone, {on_deleted},"
 "       r.id IS NULL,"
@@ -46,9 +46,9 @@ static const char *const compare_sql =
  * is not missing; where that one could not even be told who it is, nobody is.
  */
 static const char *const missing_sql =
-"INSERT INTO work (record_id, uid, uid_key, data, gone, policy,"
+"INSERT INTO work (resource, record_id, uid, uid_key, data, gone, policy,"
 "                  is_new, is_changed, was_deleted, pk)"
-"SELECT r.id, r.uid, r.uid_key, r.data, true, {on_missing},"
+"SELECT '{resource}', r.id, r.uid, r.uid_key, r.data, true, {on_missing},"
 "       false, true, false, t.id"
 "  FROM uds.records r"
 "  LEFT JOIN uds.record_resources l ON l.record_id = r.id AND l.resource = '{resource}'"

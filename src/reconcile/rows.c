@@ -90,8 +90,8 @@ static const char *const single_sql =
  * disabled where another would be deleted.
  */
 static const char *const desire_sql =
-"INSERT INTO desired (pk, uid, merged, is_new, leave, was_disabled, is_disabled)"
-"SELECT q.pk, q.uid, q.data - '{unsettable}'::text[], q.is_new,"
+"INSERT INTO desired (n, pk, uid, merged, is_new, leave, was_disabled, is_disabled)"
+"SELECT row_number() OVER (), q.pk, q.uid, q.data - '{unsettable}'::text[], q.is_new,"
 "       CASE WHEN NOT q.may_leave THEN NULL"
 "            WHEN q.policy = 'delete' AND NOT q.is_ours THEN 'disable'"
 "            ELSE q.policy END,"
@@ -114,8 +114,8 @@ static const char *const desire_sql =
 
 /* Only the rows that differ are looked at again and written. */
 static const char *const compare_sql =
-"INSERT INTO differing (pk, uid, action, before, after)"
-"SELECT s.pk, s.uid,"
+"INSERT INTO differing (n, pk, uid, action, before, after)"
+"SELECT s.n, s.pk, s.uid,"
 "       CASE WHEN s.enabled AND NOT s.old_enabled THEN 'enable'"
 "            WHEN s.old_enabled AND NOT s.enabled THEN 'disable'"
 "            ELSE 'update' END,"
@@ -125,7 +125,7 @@ static const char *const compare_sql =
 "       (SELECT jsonb_object_agg(a.key, a.value)"
 "          FROM jsonb_each(s.after) AS a"
 "         WHERE a.value IS DISTINCT FROM s.before -> a.key)"
-"  FROM (SELECT n.pk, n.uid, {enabled} AS enabled, (n.old).enabled AS old_enabled,"
+"  FROM (SELECT n.n, n.pk, n.uid, {enabled} AS enabled, (n.old).enabled AS old_enabled,"
 "               to_jsonb(n.old) - 'updated_at' AS before,"
 "               (to_jsonb(n.old) - 'updated_at')"
 "               || jsonb_build_object({pairs}) AS after"
@@ -139,7 +139,7 @@ static const char *const new_sql =
 "  FROM desired d"
 "  JOIN {table} u ON u.id = d.pk"
 "  LEFT JOIN referred f ON f.pk = d.pk"
-" WHERE NOT d.is_new AND d.leave IS DISTINCT FROM 'delete'{differing}"
+" WHERE NOT d.is_new AND d.leave IS DISTINCT FROM 'delete'{differing}{rows}"
 " OFFSET 0";
 
 static const char *const update_sql =
@@ -162,7 +162,7 @@ static const char *const insert_sql =
 "                     f.department_id AS reference"
 "                FROM desired d"
 "                LEFT JOIN referred f ON f.pk = d.pk"
-"               WHERE d.is_new"
+"               WHERE d.is_new{rows}"
 "               OFFSET 0) AS n"
 "   RETURNING t.id, jsonb_strip_nulls(to_jsonb(t)) AS after)"
 "INSERT INTO changed (resource, pk, uid, action, after)"
@@ -170,26 +170,49 @@ static const char *const insert_sql =
 "  FROM written w"
 "  JOIN desired d ON d.pk = w.id";
 
+/* Memberships go first, so that the change set has them. */
 static const char *const delete_sql =
-"WITH written AS"
+"WITH unlinked AS"
+"     (DELETE FROM uds.department_members m"
+"       USING leaving d"
+"       WHERE m.{member_column} = d.pk AND d.resource = '{resource}'{rows}"
+"   RETURNING m.*, CASE WHEN d.resource = 'users' THEN d.uid END AS uid),"
+"     told AS"
+"     (INSERT INTO changed (resource, pk, uid, action, before)"
+"      SELECT 'members', u.department_id || ':' || u.user_id, u.uid, 'unlink',"
+"             to_jsonb(u) - 'uid'"
+"        FROM unlinked u),"
+"     written AS"
 "     (DELETE FROM {table} t"
 "       USING leaving d"
-"       WHERE t.id = d.pk AND d.resource = '{resource}'"
+"       WHERE t.id = d.pk AND d.resource = '{resource}'{rows}"
 "   RETURNING t.id, d.uid, to_jsonb(t) AS before)"
 "INSERT INTO changed (resource, pk, uid, action, before)"
 "SELECT '{resource}', w.id::text, w.uid, 'delete', w.before"
 "  FROM written w";
 
-static const char *const delete_members_sql =
-"WITH written AS"
-"     (DELETE FROM uds.department_members m"
-"       USING leaving d"
-"       WHERE m.{member_column} = d.pk AND d.resource = '{resource}'"
-"   RETURNING m.*)"
-"INSERT INTO changed (resource, pk, uid, action, before)"
-"SELECT 'members', w.department_id || ':' || w.user_id, d.uid, 'unlink', to_jsonb(w)"
-"  FROM written w"
-"  LEFT JOIN leaving d ON d.resource = 'users' AND d.pk = w.user_id";
+/* A row that could not be deleted is still there: so is its record. */
+static const char *const keep_refused_sql =
+"UPDATE uds.records r"
+"   SET deleted = false"
+"  FROM rejected j"
+"  JOIN uds.record_resources l ON l.resource = '{resource}' AND l.resource_pk = j.pk::text"
+" WHERE j.resource = '{resource}' AND r.id = l.record_id"
+"   AND r.source_id = $1 AND r.task_id = $2 AND r.deleted";
+
+/* Rows inserted one by one had to leave out references to one another. */
+static const char *const complete_references_sql =
+"UPDATE {table} t"
+"   SET {reference_column} = f.department_id"
+"  FROM referred f"
+"  JOIN desired d ON d.pk = f.pk AND d.is_new"
+" WHERE t.id = f.pk AND t.{reference_column} IS DISTINCT FROM f.department_id";
+
+static const char *const drop_references_sql =
+"UPDATE referred f"
+"   SET department_id = NULL"
+" WHERE f.department_id IS NOT NULL"
+"   AND NOT EXISTS (SELECT 1 FROM uds.departments p WHERE p.id = f.department_id)";
 
 static const char *const forget_links_sql =
 "DELETE FROM uds.record_resources l"
@@ -299,7 +322,7 @@ list_columns(const UdsResource *resource, ColumnLists *lists)
 	name = psprintf("CASE WHEN n.reference_known THEN n.reference ELSE (n.old).%s END",
 					resource->reference);
 	add_column(lists, resource->reference, quote_literal_cstr(resource->reference),
-			   name, "n.reference");
+			   name, "{reference}");
 }
 
 static char *
@@ -333,60 +356,109 @@ uds_rows_desire(const UdsRun *run, const UdsResource *resource)
 	uds_stage_clear("referred");
 }
 
+/* Runs a statement over desired, setting aside the rows it refuses. */
+static bool
+write_rows(const UdsRun *run, const UdsResource *resource, const char *sql)
+{
+	UdsStatement statement = {
+		.sql = expand(resource, sql),
+		.rows = " AND d.n BETWEEN $3 AND $4",
+		.relation = "desired",
+		.pk = "pk",
+		.blamed = resource->name,
+		.reference = resource == &uds_departments ? "NULL::bigint" : NULL
+	};
+
+	return uds_stage_isolate(run, resource, &statement);
+}
+
+/* Updates the rows that differ. */
+static void
+update_rows(const UdsRun *run, const UdsResource *resource, ColumnLists *lists)
+{
+	char	   *new_all = uds_stage_expand(new_sql, "differing", "", NULL);
+	char	   *new_differing = uds_stage_expand(new_sql, "differing",
+												 " AND d.pk IN (SELECT x.pk FROM differing x)",
+												 NULL);
+
+	uds_stage_clear("differing");
+	write_rows(run, resource, uds_stage_expand(compare_sql,
+											   "new", new_all,
+											   "enabled", enabled_expression(resource),
+											   "pairs", lists->pairs.data,
+											   "values", lists->values.data,
+											   "old", lists->old.data, NULL));
+	if (uds_stage_count(run, "SELECT count(*) FROM differing") == 0)
+		return;
+	uds_stage_analyze("differing");
+	write_rows(run, resource, uds_stage_expand(update_sql,
+											   "columns", lists->columns.data,
+											   "values", lists->values.data,
+											   "new", new_differing, NULL));
+}
+
+/* Inserts the rows that are new. */
+static void
+insert_rows(const UdsRun *run, const UdsResource *resource, ColumnLists *lists)
+{
+	if (uds_stage_count(run, "SELECT count(*) FROM desired WHERE is_new") == 0)
+		return;
+	if (!write_rows(run, resource, uds_stage_expand(insert_sql,
+													"columns", lists->columns.data,
+													"values", lists->inserts.data, NULL)) ||
+		resource != &uds_departments)
+		return;
+	uds_stage_exec(run, drop_references_sql);
+	uds_stage_exec_as_owner(run, uds_stage_expand(expand(resource, complete_references_sql),
+												  "reference_column", resource->reference,
+												  NULL));
+}
+
 /*
- * Writes what differs: updates before inserts, because a unique value may
- * move from a row there to a new one.
+ * Writes what differs.  A unique value may move from a user there to a new
+ * one, so users are updated first; a department there may move below a new
+ * one, so departments are inserted first.
  */
 void
 uds_rows_write(const UdsRun *run, const UdsResource *resource)
 {
 	ColumnLists lists;
-	char	   *new_all = expand(resource, uds_stage_expand(new_sql, "differing", "", NULL));
-	char	   *new_differing = expand(resource,
-									   uds_stage_expand(new_sql, "differing",
-														" AND d.pk IN (SELECT x.pk FROM differing x)",
-														NULL));
 
 	list_columns(resource, &lists);
-	uds_stage_clear("differing");
-	if (uds_stage_exec_as_owner(run, uds_stage_expand(compare_sql,
-													  "new", new_all,
-													  "enabled", enabled_expression(resource),
-													  "pairs", lists.pairs.data,
-													  "values", lists.values.data,
-													  "old", lists.old.data, NULL)) > 0)
+	if (resource == &uds_departments)
 	{
-		uds_stage_analyze("differing");
-		uds_stage_exec_as_owner(run, expand(resource, uds_stage_expand(update_sql,
-																	   "columns", lists.columns.data,
-																	   "values", lists.values.data,
-																	   "new", new_differing, NULL)));
+		insert_rows(run, resource, &lists);
+		update_rows(run, resource, &lists);
 	}
-	if (uds_stage_count(run, "SELECT count(*) FROM desired WHERE is_new") > 0)
-		uds_stage_exec_as_owner(run, expand(resource, uds_stage_expand(insert_sql,
-																	   "columns", lists.columns.data,
-																	   "values", lists.inserts.data, NULL)));
+	else
+	{
+		update_rows(run, resource, &lists);
+		insert_rows(run, resource, &lists);
+	}
 	uds_stage_exec(run, expand(resource, enabled_again_sql));
 	uds_stage_exec(run, expand(resource, disabled_now_sql));
 }
 
 /*
- * Deletes the rows that shall go, their memberships first so that the change
- * set has them.
+ * Deletes the rows that shall go, with their memberships.
  */
 void
 uds_rows_delete(const UdsRun *run, const UdsResource *resource)
 {
-	bool		users = strcmp(resource->name, uds_users.name) == 0;
+	UdsStatement statement = {
+		.sql = uds_stage_expand(expand(resource, delete_sql), "member_column",
+								resource == &uds_users ? "user_id" : "department_id",
+								NULL),
+		.rows = " AND d.n BETWEEN $3 AND $4",
+		.relation = "leaving",
+		.pk = "pk",
+		.blamed = resource->name
+	};
 
 	if (uds_stage_count(run, expand(resource,
 									"SELECT count(*) FROM leaving WHERE resource = '{resource}'")) == 0)
 		return;
-	uds_stage_exec_as_owner(run, expand(resource,
-										uds_stage_expand(delete_members_sql,
-														 "member_column",
-														 users ? "user_id" : "department_id",
-														 NULL)));
-	uds_stage_exec_as_owner(run, expand(resource, delete_sql));
+	if (uds_stage_isolate(run, resource, &statement))
+		uds_stage_exec(run, expand(resource, keep_refused_sql));
 	uds_stage_exec(run, expand(resource, forget_links_sql));
 }

@@ -38,8 +38,8 @@ static const char *const create_sql[] = {
 
 	/* records set aside */
 	"CREATE TEMP TABLE rejected"
-	"(n bigint, data_type text, uid text, resource text, sqlstate text,"
-	" message text, record jsonb)"
+	"(n bigint, data_type text, uid text, resource text, pk bigint,"
+	" sqlstate text, message text, record jsonb)"
 	" ON COMMIT DROP",
 
 	/*
@@ -48,14 +48,14 @@ static const char *const create_sql[] = {
 	 * what; link: new or matched, NULL if linked before
 	 */
 	"CREATE TEMP TABLE work"
-	"(n bigint, record_id bigint, uid text, uid_key text, data jsonb,"
+	"(n bigint, resource text, record_id bigint, uid text, uid_key text, data jsonb,"
 	" gone boolean, policy text, is_new boolean, is_changed boolean,"
 	" was_deleted boolean, pk bigint, link text)"
 	" ON COMMIT DROP",
 
 	/* what the target rows should be; leave: delete or disable, NULL to stay */
 	"CREATE TEMP TABLE desired"
-	"(pk bigint, uid text, merged jsonb, is_new boolean, leave text,"
+	"(n bigint, pk bigint, uid text, merged jsonb, is_new boolean, leave text,"
 	" was_disabled boolean, is_disabled boolean)"
 	" ON COMMIT DROP",
 
@@ -69,12 +69,12 @@ static const char *const create_sql[] = {
 
 	/* rows to delete, of all resources */
 	"CREATE TEMP TABLE leaving"
-	"(resource text, pk bigint, uid text)"
+	"(n bigint GENERATED ALWAYS AS IDENTITY, resource text, pk bigint, uid text)"
 	" ON COMMIT DROP",
 
 	/* rows that differ from what they should be */
 	"CREATE TEMP TABLE differing"
-	"(pk bigint, uid text, action text, before jsonb, after jsonb)"
+	"(n bigint, pk bigint, uid text, action text, before jsonb, after jsonb)"
 	" ON COMMIT DROP",
 
 	/* uids of departments to their rows, of every source that matters */
@@ -103,8 +103,8 @@ static const char *const create_sql[] = {
 
 	/* memberships to add, alter or withdraw */
 	"CREATE TEMP TABLE member_diff"
-	"(user_id bigint, department_id bigint, action text, is_owner boolean,"
-	" source_id bigint, before jsonb)"
+	"(n bigint, user_id bigint, department_id bigint, action text, uid text,"
+	" is_owner boolean, source_id bigint, before jsonb)"
 	" ON COMMIT DROP",
 
 	/* the change set: what was written */
@@ -154,6 +154,9 @@ uds_stage_create(const UdsRun *run)
 		uds_spi_exec(create_sql[i], 0, NULL, NULL, NULL);
 	uds_spi_exec(uds_stage_expand(grant_sql, "owner", run->owner, NULL),
 				 0, NULL, NULL, NULL);
+
+	/* what a record violates must show in its statement, not at commit */
+	uds_spi_exec("SET CONSTRAINTS ALL IMMEDIATE", 0, NULL, NULL, NULL);
 }
 
 /*

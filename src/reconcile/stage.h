@@ -37,6 +37,18 @@ typedef struct UdsRun
 	bool		complete;		/* what is absent has left */
 } UdsRun;
 
+/* A statement that records may make fail, see isolate.c. */
+typedef struct UdsStatement
+{
+	const char *sql;			/* with {rows} for a condition over part of it */
+	const char *rows;			/* that condition, over $3 and $4 */
+	const char *relation;		/* stage relation whose column n numbers rows */
+	const char *pk;				/* its column that holds the target's key */
+	const char *blamed;			/* resource named in the error rows */
+	const char *reference;		/* for {reference} over parts, see rows.c */
+	bool		keeps_rows;		/* the record's other effects stand */
+} UdsStatement;
+
 extern const UdsResource uds_users;
 extern const UdsResource uds_departments;
 
@@ -49,6 +61,10 @@ extern uint64 uds_stage_exec(const UdsRun *run, const char *sql);
 extern uint64 uds_stage_exec_as_owner(const UdsRun *run, const char *sql);
 extern int64 uds_stage_count(const UdsRun *run, const char *sql);
 extern const char *uds_stage_live(const UdsRun *run, const UdsResource *resource);
+
+/* isolate.c */
+extern bool uds_stage_isolate(const UdsRun *run, const UdsResource *resource,
+							  UdsStatement *statement);
 
 /* collect.c */
 extern void uds_collect_pages(const UdsRun *run, const UdsFetchResult *fetched);
