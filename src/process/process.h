@@ -3,9 +3,9 @@
  * process.h
  *		Launcher, sync workers and what they share.
  *
- * Shared memory holds ids, states, pids and numbers only.  All of it is
- * guarded by one LWLock, UdsShared->lock, held for a few instructions and
- * never while a heavyweight lock is waited for.
+ * Shared memory (shared.h) holds ids, states, pids and numbers only.  All of
+ * it is guarded by one LWLock, held for a few instructions and never while a
+ * heavyweight lock is waited for.
  *
  *-------------------------------------------------------------------------
  */
@@ -34,6 +34,12 @@ extern void uds_require_preload(const char *what);	/* ERROR with HINT */
 extern void uds_wake_at_commit(void);
 extern void uds_process_init_xact(void);
 
+/* slots.c: whether a living worker has announced this task */
+extern bool uds_slot_runs(Oid database, int64 task);
+
+/* catalog/tasks.c: whether this transaction has queued for the source */
+extern bool uds_task_queue_is_mine(int64 source);
+
 /* progress.c: of the task that this worker runs; no-ops elsewhere */
 extern void uds_progress_phase(UdsPhase phase);
 extern void uds_progress_fetch(const UdsFetchProgress *progress);
@@ -47,6 +53,11 @@ extern PGDLLEXPORT void uds_request_main(Datum arg);
 
 /* task.c: one claimed task, from fetch to commit */
 struct UdsTask;
+struct UdsSource;
 extern void uds_task_run(struct UdsTask *task);
+
+/* task.c: hooks that keep tokens and evaluate jsonpath, but log no page and
+ * report no progress */
+extern void uds_source_hooks(UdsFetchHooks *hooks, struct UdsSource *source);
 
 #endif							/* UDS_PROCESS_H */
