@@ -84,7 +84,7 @@ static const char *const update_sql =
 "       owner = $13,"
 "       updated_at = now()"
 " WHERE name = $1"
-"RETURNING id";
+" RETURNING id";
 
 static const char *const store_secrets_sql =
 "WITH given AS"
