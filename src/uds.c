@@ -36,6 +36,7 @@ int			uds_max_page_size = 65536;
 int			uds_max_pages = 1000000;
 char	   *uds_allowed_hosts = NULL;
 int			uds_raw_log_retention = 7 * 24 * 60;
+int			uds_history_retention = 90 * 24 * 60;
 
 extern PGDLLEXPORT void _PG_init(void);
 
@@ -87,6 +88,11 @@ define_task_settings(void)
 							"How long received pages are kept in uds.raw_log.",
 							"-1 keeps them for ever.",
 							&uds_raw_log_retention, 7 * 24 * 60, -1, INT_MAX,
+							PGC_SIGHUP, GUC_UNIT_MIN, NULL, NULL, NULL);
+	DefineCustomIntVariable("uds.history_retention",
+							"How long the changes of tasks are kept in uds.changes.",
+							"0 keeps none, -1 keeps them for ever.",
+							&uds_history_retention, 90 * 24 * 60, -1, INT_MAX,
 							PGC_SIGHUP, GUC_UNIT_MIN, NULL, NULL, NULL);
 }
 

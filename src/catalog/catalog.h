@@ -116,6 +116,9 @@ typedef struct UdsRawPage
 extern void uds_raw_log_append(int64 task, int attempt, List *pages);
 extern void uds_raw_log_cleanup(void);	/* outside a transaction */
 
+/* history.c */
+extern void uds_history_cleanup(void);	/* outside a transaction */
+
 /* tasks.c */
 extern int64 uds_task_queue(int64 source, const char *kind, const char *mode,
 							bool force, int64 retry_of, Oid requested_by,

@@ -18,11 +18,12 @@
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "portability/instr_time.h"
+#include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
 
 #include "process/process.h"
-#include "reconcile/reconcile.h"
+#include "process/replay.h"
 #include "uds.h"
 
 /* pages are flushed to the raw log when this much has come together */
@@ -285,6 +286,67 @@ elapsed_ms(instr_time start)
 	return (int64) INSTR_TIME_GET_MILLISEC(now);
 }
 
+/* Copies what a search in a short transaction found into the current context. */
+static List *
+copy_strings(List *strings)
+{
+	List	   *copy = NIL;
+	ListCell   *lc;
+
+	foreach(lc, strings)
+		copy = lappend(copy, pstrdup(lfirst(lc)));
+	return copy;
+}
+
+/* Whether the task works from pages fetched before; *pages tells which. */
+static bool
+find_pages(const UdsTask *task, UdsPages *pages)
+{
+	MemoryContext caller = CurrentMemoryContext;
+	ListCell   *lc;
+	bool		found;
+
+	uds_xact_begin("uds: looking for pages fetched before");
+	found = uds_replay_find(task, pages);
+	MemoryContextSwitchTo(caller);
+	if (found)
+	{
+		List	   *skipped = NIL;
+
+		pages->streams = copy_strings(pages->streams);
+		foreach(lc, pages->skipped)
+		{
+			UdsSkippedNode *from = lfirst(lc);
+			UdsSkippedNode *node = palloc0(sizeof(UdsSkippedNode));
+
+			node->data_type = pstrdup(from->data_type);
+			node->node = pstrdup(from->node);
+			node->message = pstrdup(from->message);
+			skipped = lappend(skipped, node);
+		}
+		pages->skipped = skipped;
+	}
+	uds_xact_commit();
+	MemoryContextSwitchTo(caller);
+	return found;
+}
+
+/* Notes the streams that were read, for those who replay the pages. */
+static void
+note_streams(const UdsTask *task, List *streams)
+{
+	Oid			types[2] = {INT8OID, TEXTARRAYOID};
+	Datum		values[2] = {Int64GetDatum(task->id)};
+	ArrayBuildState *names = initArrayResult(TEXTOID, CurrentMemoryContext, false);
+	ListCell   *lc;
+
+	foreach(lc, streams)
+		accumArrayResult(names, CStringGetTextDatum((char *) lfirst(lc)), false,
+						 TEXTOID, CurrentMemoryContext);
+	values[1] = makeArrayResult(names, CurrentMemoryContext);
+	uds_spi_exec("UPDATE uds.tasks SET streams = $2 WHERE id = $1", 2, types, values, NULL);
+}
+
 /*
  * Runs a claimed task to its end and commits it.
  *
@@ -300,7 +362,8 @@ uds_task_run(UdsTask *task)
 	MemoryContext caller = CurrentMemoryContext;
 	UdsTaskCounts *counts = &task->counts;
 	UdsSource  *source;
-	UdsFetchResult *fetched;
+	UdsPages	pages = {0};
+	bool		replayed;
 	const char *status;
 	char	   *message;
 	instr_time	start;
@@ -308,21 +371,36 @@ uds_task_run(UdsTask *task)
 	counts->complete = -1;
 	source = load_source(task);
 
-	uds_progress_phase(UDS_PHASE_FETCH);
-	INSTR_TIME_SET_CURRENT(start);
-	fetched = fetch(task, source);
-	counts->fetch_ms = elapsed_ms(start);
-	counts->pages = fetched->totals.pages;
-	counts->requests = fetched->totals.requests;
-	counts->throttled_ms = fetched->totals.throttled_ms;
+	replayed = find_pages(task, &pages);
+	if (!replayed)
+	{
+		UdsFetchResult *fetched;
+
+		uds_progress_phase(UDS_PHASE_FETCH);
+		INSTR_TIME_SET_CURRENT(start);
+		fetched = fetch(task, source);
+		counts->fetch_ms = elapsed_ms(start);
+		counts->pages = fetched->totals.pages;
+		counts->requests = fetched->totals.requests;
+		counts->throttled_ms = fetched->totals.throttled_ms;
+		pages.task = task->id;
+		pages.attempt = task->attempt;
+		pages.streams = fetched->streams;
+		pages.complete = fetched->complete;
+		pages.skipped = fetched->skipped;
+		pages.warnings = fetched->warnings;
+	}
 
 	INSTR_TIME_SET_CURRENT(start);
 	uds_xact_begin("uds: reconciling");
-	status = uds_reconcile(task, source, fetched, counts, &message);
+	status = uds_reconcile(task, source, &pages, counts, &message);
 	uds_progress_phase(UDS_PHASE_FINISH);
 	counts->apply_ms = elapsed_ms(start);
 	uds_task_finish(task->id, status, message, counts);
-	uds_source_note_success(source->id, task->id);
+	if (!replayed)
+		note_streams(task, pages.streams);
+	if (strcmp(status, "blocked") != 0)
+		uds_source_note_success(source->id, task->id);
 	uds_xact_commit();
 	MemoryContextSwitchTo(caller);
 }

@@ -26,8 +26,8 @@
 #include "utils/timestamp.h"
 
 #include "catalog/catalog.h"
-#include "process/request.h"
 #include "process/shared.h"
+#include "process/wait.h"
 
 PG_FUNCTION_INFO_V1(uds_sync);
 PG_FUNCTION_INFO_V1(uds_retry);
@@ -50,30 +50,18 @@ static const char *const task_sql =
 "  LEFT JOIN uds.source_settings s ON s.id = t.source_id"
 " WHERE t.id = $1";
 
-/* A task's row as last read. */
-typedef struct TaskRow
-{
-	char	   *status;
-	char	   *message;		/* or NULL */
-	char	   *kind;
-	char	   *mode;
-	bool		force;
-	char	   *source;			/* name, or NULL if dropped */
-	bool		mine;			/* written by the current transaction */
-} TaskRow;
-
 /*
  * Reads a task, in the current memory context, as it is committed by now or
  * as this transaction left it.  ERROR if there is none of this id.  SPI must
  * be connected.
  */
-static TaskRow *
-read_task(int64 id)
+UdsTaskRow *
+uds_wait_read_task(int64 id)
 {
 	Oid			types[1] = {INT8OID};
 	Datum		values[1] = {Int64GetDatum(id)};
 	SPIPlanPtr	plan = SPI_prepare(task_sql, 1, types);
-	TaskRow    *row = palloc0(sizeof(TaskRow));
+	UdsTaskRow    *row = palloc0(sizeof(UdsTaskRow));
 	Datum		xmin;
 	bool		isnull;
 
@@ -127,7 +115,7 @@ notice_progress(int64 task)
  * Waits until a task has ended, or until "deadline"; returns its row as last
  * read, in the current memory context.  SPI must be connected.
  */
-static TaskRow *
+static UdsTaskRow *
 wait_for_end(int64 task, TimestampTz deadline, bool progress)
 {
 	static uint32 wait_event = 0;
@@ -136,7 +124,7 @@ wait_for_end(int64 task, TimestampTz deadline, bool progress)
 	MemoryContext scratch = AllocSetContextCreate(result, "uds waiting",
 												  ALLOCSET_SMALL_SIZES);
 	TimestampTz noticed = GetCurrentTimestamp();
-	TaskRow    *row;
+	UdsTaskRow    *row;
 
 	if (wait_event == 0)
 		wait_event = uds_wait_event("UdsTaskEnd");
@@ -149,7 +137,7 @@ wait_for_end(int64 task, TimestampTz deadline, bool progress)
 		ConditionVariablePrepareToSleep(ended);
 		MemoryContextReset(scratch);
 		MemoryContextSwitchTo(scratch);
-		row = read_task(task);
+		row = uds_wait_read_task(task);
 		MemoryContextSwitchTo(result);
 		now = GetCurrentTimestamp();
 		if (has_ended(row->status) || now >= deadline)
@@ -163,14 +151,14 @@ wait_for_end(int64 task, TimestampTz deadline, bool progress)
 		ConditionVariableTimedSleep(ended, Max(timeout, 1), wait_event);
 	}
 	ConditionVariableCancelSleep();
-	row = read_task(task);
+	row = uds_wait_read_task(task);
 	MemoryContextDelete(scratch);
 	return row;
 }
 
 /* Raises what a waiting caller must not overlook. */
 static void
-check_result(int64 task, const TaskRow *row)
+check_result(int64 task, const UdsTaskRow *row)
 {
 	const char *source = row->source ? row->source : "?";
 	const char *message = row->message ? row->message : "no reason was noted";
@@ -201,7 +189,7 @@ check_result(int64 task, const TaskRow *row)
 static int64
 queue_and_wait(const UdsQueueRequest *queue)
 {
-	TaskRow    *volatile row = NULL;
+	UdsTaskRow    *volatile row = NULL;
 	int64		task;
 	bool		joined;
 
@@ -236,9 +224,13 @@ queue_and_wait(const UdsQueueRequest *queue)
 	return task;
 }
 
-/* Queues a task, in the caller's transaction or waiting for its end. */
-static int64
-queue_task(const UdsQueueRequest *queue, bool wait)
+/*
+ * Queues a task and returns its id: in the caller's transaction, or, with
+ * "wait", outside it and waiting for its end.  ERROR then where the task
+ * ends failed, blocked or canceled.
+ */
+int64
+uds_wait_queue(const UdsQueueRequest *queue, bool wait)
 {
 	bool		joined;
 
@@ -252,8 +244,8 @@ queue_task(const UdsQueueRequest *queue, bool wait)
  * Finds a source that can be read; ERROR with a hint if it is unknown,
  * disabled, or of the kind that is pushed to.  SPI must be connected.
  */
-static int64
-find_readable(const char *name, bool for_test)
+int64
+uds_wait_find_source(const char *name, bool for_test)
 {
 	Oid			types[1] = {TEXTOID};
 	Datum		values[1] = {CStringGetTextDatum(name)};
@@ -324,8 +316,8 @@ uds_sync(PG_FUNCTION_ARGS)
 
 	uds_become(uds_extension_owner(), &saved);
 	SPI_connect();
-	queue.source = find_readable(queue.source_name, false);
-	task = queue_task(&queue, flag(fcinfo, 2));
+	queue.source = uds_wait_find_source(queue.source_name, false);
+	task = uds_wait_queue(&queue, flag(fcinfo, 2));
 	SPI_finish();
 	uds_unbecome(&saved);
 	PG_RETURN_INT64(task);
@@ -339,7 +331,7 @@ uds_retry(PG_FUNCTION_ARGS)
 {
 	UdsIdentity saved;
 	UdsQueueRequest queue = {.requested_by = GetUserId()};
-	TaskRow    *row;
+	UdsTaskRow    *row;
 	int64		task;
 
 	require_argument(fcinfo, 0, "task");
@@ -349,7 +341,7 @@ uds_retry(PG_FUNCTION_ARGS)
 
 	uds_become(uds_extension_owner(), &saved);
 	SPI_connect();
-	row = read_task(queue.retry_of);
+	row = uds_wait_read_task(queue.retry_of);
 	if (strcmp(row->kind, "sync") != 0 && strcmp(row->kind, "preview") != 0 &&
 		strcmp(row->kind, "event") != 0)
 		ereport(ERROR,
@@ -370,11 +362,11 @@ uds_retry(PG_FUNCTION_ARGS)
 				 errmsg("task " INT64_FORMAT " cannot be retried: its source was dropped",
 						queue.retry_of)));
 	queue.source_name = row->source;
-	queue.source = find_readable(row->source, false);
+	queue.source = uds_wait_find_source(row->source, false);
 	queue.kind = row->kind;
 	queue.mode = row->mode;
 	queue.force = row->force;
-	task = queue_task(&queue, flag(fcinfo, 1));
+	task = uds_wait_queue(&queue, flag(fcinfo, 1));
 	SPI_finish();
 	uds_unbecome(&saved);
 	PG_RETURN_INT64(task);
@@ -392,7 +384,7 @@ uds_wait(PG_FUNCTION_ARGS)
 	TimestampTz deadline = DT_NOEND;
 	Datum		now = TimestampTzGetDatum(GetCurrentTimestamp());
 	int64		task;
-	TaskRow    *row;
+	UdsTaskRow    *row;
 	text	   *status;
 
 	require_argument(fcinfo, 0, "task");
@@ -403,7 +395,7 @@ uds_wait(PG_FUNCTION_ARGS)
 
 	uds_become(uds_extension_owner(), &saved);
 	SPI_connect();
-	row = read_task(task);
+	row = uds_wait_read_task(task);
 	if (row->mine && !has_ended(row->status))
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_IN_USE),
@@ -479,7 +471,7 @@ uds_test_source(PG_FUNCTION_ARGS)
 	InitMaterializedSRF(fcinfo, 0);
 	uds_become(uds_extension_owner(), &saved);
 	SPI_connect();
-	values[0] = CStringGetTextDatum(uds_request_test(find_readable(name, true), name));
+	values[0] = CStringGetTextDatum(uds_request_test(uds_wait_find_source(name, true), name));
 	n = uds_spi_exec("SELECT step, ok, detail, elapsed_ms"
 					 "  FROM jsonb_to_recordset($1::jsonb)"
 					 "       AS s (step text, ok boolean, detail text, elapsed_ms integer)",

@@ -317,7 +317,10 @@ leave(bool done)
 
 	uds_slot_leave();
 	if (done)
+	{
 		uds_raw_log_cleanup();
+		uds_history_cleanup();
+	}
 	uds_xact_begin("uds: looking when the next task is due");
 	due = uds_task_next_due();
 	uds_xact_commit();

@@ -105,29 +105,41 @@ static const char *const merge_sql =
 "         ORDER BY data_type, uid_key, seq DESC, ord DESC) AS l"
 "  LEFT JOIN joined j USING (data_type, uid_key)";
 
+/* $3 the task that set them aside */
+static const char *const only_failed_sql =
+"DELETE FROM incoming i"
+" WHERE NOT EXISTS (SELECT 1"
+"                     FROM uds.task_errors e"
+"                    WHERE e.task_id = $3 AND e.data_type = i.data_type AND e.uid = i.uid)";
+
 /*
- * Fills incoming and rejected from the pages of the task's present attempt,
- * those of the streams that were read in the end.
+ * Fills incoming and rejected from pages in the raw log.
  */
 void
-uds_collect_pages(const UdsRun *run, const UdsFetchResult *fetched)
+uds_collect_pages(const UdsRun *run, const UdsPages *pages)
 {
 	Oid			types[4] = {INT8OID, INT8OID, INT4OID, TEXTARRAYOID};
 	Datum		values[4];
 	ArrayBuildState *streams = initArrayResult(TEXTOID, CurrentMemoryContext, false);
 	ListCell   *lc;
 
-	foreach(lc, fetched->streams)
+	foreach(lc, pages->streams)
 		accumArrayResult(streams, CStringGetTextDatum((char *) lfirst(lc)), false,
 						 TEXTOID, CurrentMemoryContext);
 	values[0] = Int64GetDatum(run->source->id);
-	values[1] = Int64GetDatum(run->task->id);
-	values[2] = Int32GetDatum(run->task->attempt);
+	values[1] = Int64GetDatum(pages->task);
+	values[2] = Int32GetDatum(pages->attempt);
 	values[3] = makeArrayResult(streams, CurrentMemoryContext);
 	uds_spi_exec(map_sql, 4, types, values, NULL);
 	uds_stage_analyze("mapped");
 	uds_spi_exec(reject_sql, 0, NULL, NULL, NULL);
 	uds_spi_exec(merge_sql, 0, NULL, NULL, NULL);
+	if (pages->failed_of != 0)
+	{
+		types[2] = INT8OID;
+		values[2] = Int64GetDatum(pages->failed_of);
+		uds_spi_exec(only_failed_sql, 3, types, values, NULL);
+	}
 	uds_stage_clear("mapped");
 	uds_stage_analyze("incoming");
 }

@@ -20,7 +20,6 @@
 #include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
-#include "utils/resowner.h"
 
 #include "reconcile/stage.h"
 
@@ -83,6 +82,32 @@ blames_record(int sqlerrcode)
 }
 
 /*
+ * Begins a subtransaction; *saved receives what its end goes back to.
+ */
+void
+uds_part_begin(UdsPart *saved)
+{
+	saved->context = CurrentMemoryContext;
+	saved->owner = CurrentResourceOwner;
+	BeginInternalSubTransaction(NULL);
+	MemoryContextSwitchTo(saved->context);
+}
+
+/*
+ * Ends a subtransaction, keeping what it did or not.
+ */
+void
+uds_part_end(const UdsPart *saved, bool keep)
+{
+	if (keep)
+		ReleaseCurrentSubTransaction();
+	else
+		RollbackAndReleaseCurrentSubTransaction();
+	MemoryContextSwitchTo(saved->context);
+	CurrentResourceOwner = saved->owner;
+}
+
+/*
  * Runs "work" in a subtransaction as the source's owner.  Returns NULL if it
  * went well, else the error, in the current context; errors that no record
  * is to blame for are raised.
@@ -90,30 +115,26 @@ blames_record(int sqlerrcode)
 static ErrorData *
 try(const UdsRun *run, void (*work) (void *arg), void *arg)
 {
-	MemoryContext caller = CurrentMemoryContext;
-	ResourceOwner owner = CurrentResourceOwner;
+	UdsPart		part;
 	ErrorData  *volatile error = NULL;
 	UdsIdentity saved;
 
-	BeginInternalSubTransaction(NULL);
-	MemoryContextSwitchTo(caller);
+	uds_part_begin(&part);
 	PG_TRY();
 	{
 		uds_become(run->source->owner, &saved);
 		work(arg);
 		uds_unbecome(&saved);
-		ReleaseCurrentSubTransaction();
+		uds_part_end(&part, true);
 	}
 	PG_CATCH();
 	{
-		MemoryContextSwitchTo(caller);
+		MemoryContextSwitchTo(part.context);
 		error = CopyErrorData();
 		FlushErrorState();
-		RollbackAndReleaseCurrentSubTransaction();
+		uds_part_end(&part, false);
 	}
 	PG_END_TRY();
-	MemoryContextSwitchTo(caller);
-	CurrentResourceOwner = owner;
 
 	if (error != NULL && !blames_record(error->sqlerrcode))
 		ReThrowError(error);

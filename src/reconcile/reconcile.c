@@ -22,9 +22,6 @@
 #include "reconcile/reconcile.h"
 #include "reconcile/stage.h"
 
-/* error rows stored of one task; the rest is only counted */
-#define MAX_STORED_ERRORS 10000
-
 static const char *const lock_source_sql =
 "SELECT FROM uds.source_settings WHERE id = $1 FOR NO KEY UPDATE";
 
@@ -51,28 +48,6 @@ static const char *const unchanged_sql =
 "   AND NOT EXISTS (SELECT 1"
 "                     FROM changed c"
 "                    WHERE c.resource = '{resource}' AND c.pk = w.pk::text)";
-
-/* A row counts once, for the gravest of what happened to it. */
-static const char *const counts_sql =
-"SELECT count(*) FILTER (WHERE rank = 1), count(*) FILTER (WHERE rank = 2),"
-"       count(*) FILTER (WHERE rank = 3), count(*) FILTER (WHERE rank = 4),"
-"       count(*) FILTER (WHERE rank = 5),"
-"       (SELECT count(*) FROM changed WHERE resource = 'members' AND action = 'link'),"
-"       (SELECT count(*) FROM changed WHERE resource = 'members' AND action = 'unlink')"
-"  FROM (SELECT min(CASE action WHEN 'create' THEN 1 WHEN 'delete' THEN 2"
-"                               WHEN 'enable' THEN 3 WHEN 'disable' THEN 4"
-"                               WHEN 'update' THEN 5 END) AS rank"
-"          FROM changed"
-"         WHERE resource <> 'members'"
-"         GROUP BY resource, pk) AS c";
-
-static const char *const errors_sql =
-"INSERT INTO uds.task_errors (task_id, seq, data_type, uid, resource, sqlstate, message, record)"
-"SELECT $2, row_number() OVER (ORDER BY data_type, n), data_type, uid, resource,"
-"       sqlstate, message, record"
-"  FROM rejected"
-" ORDER BY data_type, n"
-" LIMIT {limit}";
 
 /* $3 data type, $4 node, $5 message */
 static const char *const skipped_sql =
@@ -142,31 +117,9 @@ apply_users(const UdsRun *run, UdsTaskCounts *counts)
 															   "resource", uds_users.name, NULL));
 }
 
-static int64
-result_number(int column)
-{
-	bool		isnull;
-
-	return DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0],
-									   SPI_tuptable->tupdesc, column, &isnull));
-}
-
-static void
-count_changes(const UdsRun *run, UdsTaskCounts *counts)
-{
-	uds_stage_exec(run, counts_sql);
-	counts->created = result_number(1);
-	counts->deleted = result_number(2);
-	counts->enabled = result_number(3);
-	counts->disabled = result_number(4);
-	counts->updated = result_number(5);
-	counts->linked = result_number(6);
-	counts->unlinked = result_number(7);
-}
-
 /* What came of it, in a sentence for people. */
 static char *
-summarize(const UdsFetchResult *fetched, const UdsTaskCounts *counts)
+summarize(const UdsPages *pages, const UdsTaskCounts *counts)
 {
 	StringInfoData buf;
 	ListCell   *lc;
@@ -186,59 +139,131 @@ summarize(const UdsFetchResult *fetched, const UdsTaskCounts *counts)
 	for (int i = 0; i < lengthof(part); i++)
 		if (part[i].n > 0)
 			appendStringInfo(&buf, ", " INT64_FORMAT " %s", part[i].n, part[i].word);
-	if (!fetched->complete)
+	if (!pages->complete)
 		appendStringInfoString(&buf, "; the read was not complete, so nobody counts as missing");
-	foreach(lc, fetched->warnings)
+	foreach(lc, pages->warnings)
 		appendStringInfo(&buf, "; %s", (char *) lfirst(lc));
 	return buf.data;
+}
+
+/* What a task may do, from its kind and its source. */
+static void
+prepare_run(UdsRun *run, const UdsTask *task, const UdsSource *source, bool complete)
+{
+	static const char *const targets[] = {"uds.users", "uds.departments", "uds.department_members"};
+	Oid			types[2] = {OIDOID, TEXTOID};
+	Datum		values[2] = {ObjectIdGetDatum(source->owner)};
+
+	run->task = task;
+	run->source = source;
+	run->owner = quote_identifier(GetUserNameFromId(source->owner, false));
+	run->complete = complete;
+	run->guarded = !task->force && strcmp(task->kind, "approve") != 0 &&
+		strcmp(task->kind, "push") != 0;
+	run->kept = uds_history_retention != 0;
+
+	if (uds_stage_exec(run, lock_source_sql) == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_QUERY_CANCELED),
+				 errmsg("source \"%s\" was dropped while it was read", source->name)));
+	run->shared = uds_stage_count(run, shared_sql) > 0;
+
+	/* told apart from what a record may be refused for */
+	for (int i = 0; i < lengthof(targets); i++)
+	{
+		values[1] = CStringGetTextDatum(targets[i]);
+		if (uds_spi_exec("SELECT WHERE has_schema_privilege($1, 'uds', 'USAGE')"
+						 "   AND has_table_privilege($1, $2, 'SELECT')"
+						 "   AND has_table_privilege($1, $2, 'INSERT')"
+						 "   AND has_any_column_privilege($1, $2, 'UPDATE')"
+						 "   AND has_table_privilege($1, $2, 'DELETE')",
+						 2, types, values, NULL) == 0)
+			ereport(ERROR,
+					(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+					 errmsg("role %s, the owner of source \"%s\", may not write %s",
+							run->owner, source->name, targets[i]),
+					 errhint("Grant it USAGE on schema uds, and SELECT, INSERT, UPDATE and DELETE on the table.")));
+	}
+}
+
+/* Everything that writes target tables and our own records of them. */
+static void
+apply(const UdsRun *run, const UdsPages *pages, UdsTaskCounts *counts)
+{
+	uds_progress_phase(UDS_PHASE_APPLY);
+	apply_departments(run, counts);
+	apply_users(run, counts);
+	uds_rows_delete(run, &uds_departments);
+	uds_departments_mark_leaves(run);
+	reject_skipped(run, pages->skipped);
+	uds_outcome_count(run, counts);
+	counts->skipped = list_length(pages->skipped);
+}
+
+/*
+ * Why what was applied must not be committed, or NULL.  Where it must,
+ * *status receives the status that the task ends with.
+ */
+static char *
+judge(const UdsRun *run, const UdsPages *pages, const char **status)
+{
+	char	   *reason;
+
+	if (strcmp(run->task->kind, "preview") == 0)
+	{
+		*status = "success";
+		return "preview, nothing was written";
+	}
+	*status = "blocked";
+	if (pages->shown != 0 && uds_outcome_differs(run, pages->shown))
+		return "what was approved would come out differently now; nothing was written: look at this task's uds.changes and approve it instead";
+	reason = run->guarded ? uds_outcome_guard(run) : NULL;
+	return reason;
 }
 
 /*
  * Makes the target tables what the records of a task say they should be.
  *
- * "fetched" tells which streams were read and whether completely.  Fills
+ * "pages" tells where the records are and whether they are all.  Fills
  * "counts" except for what fetching counted, and *message, palloc'd in SPI's
- * memory.  Returns the status the task ends with.  ERROR where nothing may be
- * applied; the caller's transaction then rolls back.
+ * memory.  Returns the status the task ends with; only with "success" and
+ * "partial" anything was written, and not for a preview.  ERROR where nothing
+ * may be applied; the caller's transaction then rolls back.
  */
 const char *
 uds_reconcile(const UdsTask *task, const UdsSource *source,
-			  const UdsFetchResult *fetched, UdsTaskCounts *counts,
-			  char **message)
+			  const UdsPages *pages, UdsTaskCounts *counts, char **message)
 {
 	UdsRun		run = {0};
+	UdsPart		part;
+	char	   *obstacle;
+	const char *status;
 
-	run.task = task;
-	run.source = source;
-	run.owner = quote_identifier(GetUserNameFromId(source->owner, false));
-	run.complete = fetched->complete;
-	if (uds_stage_exec(&run, lock_source_sql) == 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_QUERY_CANCELED),
-				 errmsg("source \"%s\" was dropped while it was read", source->name)));
-	run.shared = uds_stage_count(&run, shared_sql) > 0;
-
+	prepare_run(&run, task, source, pages->complete);
 	uds_progress_phase(UDS_PHASE_MAP);
 	uds_stage_create(&run);
-	uds_collect_pages(&run, fetched);
+	uds_collect_pages(&run, pages);
 	counts->fetched = uds_stage_count(&run,
 									  "SELECT (SELECT count(*) FROM incoming) + (SELECT count(*) FROM rejected)");
 	uds_progress_records(counts->fetched);
-	refuse_vanished(&run);
+	if (pages->failed_of == 0)
+		refuse_vanished(&run);
 
-	uds_progress_phase(UDS_PHASE_APPLY);
-	apply_departments(&run, counts);
-	apply_users(&run, counts);
-	uds_rows_delete(&run, &uds_departments);
-	uds_departments_mark_leaves(&run);
+	uds_part_begin(&part);
+	apply(&run, pages, counts);
+	counts->complete = pages->complete ? 1 : 0;
+	*message = summarize(pages, counts);
+	obstacle = judge(&run, pages, &status);
+	if (obstacle != NULL)
+	{
+		UdsKept    *kept = uds_outcome_keep(&run);
 
-	reject_skipped(&run, fetched->skipped);
-	uds_stage_exec(&run, uds_stage_expand(errors_sql, "limit",
-										  psprintf("%d", MAX_STORED_ERRORS), NULL));
-	count_changes(&run, counts);
-	counts->skipped = list_length(fetched->skipped);
-	counts->failed = uds_stage_count(&run, "SELECT count(*) FROM rejected");
-	counts->complete = fetched->complete ? 1 : 0;
-	*message = summarize(fetched, counts);
+		uds_part_end(&part, false);
+		uds_outcome_store(&run, kept);
+		*message = psprintf("%s (%s)", obstacle, *message);
+		return status;
+	}
+	uds_outcome_store(&run, NULL);
+	uds_part_end(&part, true);
 	return counts->failed > 0 ? "partial" : "success";
 }

@@ -4,9 +4,8 @@
  *		From mapped records to changed rows: desired state against actual.
  *
  * Runs inside the one transaction of a task, with SPI connected.  Target
- * tables are written as the source's owner.  Locks: row locks on records
- * and target rows, in the order departments, users, members; one lock on
- * the source row, taken first.
+ * tables are written as the source's owner.  Locks: the source row first,
+ * then row locks on departments, users and members.
  *
  *-------------------------------------------------------------------------
  */
@@ -15,9 +14,24 @@
 
 #include "catalog/catalog.h"
 
-/* reconcile.c */
+/* Pages in the raw log to take records from, and what is known of them. */
+typedef struct UdsPages
+{
+	int64		task;			/* the task that fetched them */
+	int			attempt;
+	List	   *streams;		/* of char *: those that were read in the end */
+	bool		complete;		/* every stream ended cleanly */
+	List	   *skipped;		/* of UdsSkippedNode *: what was not shown */
+	List	   *warnings;		/* of char * */
+	int64		shown;			/* task whose change set was approved, or 0 */
+	int64		failed_of;		/* only the records this task set aside, or 0 */
+} UdsPages;
+
+/* error rows stored of one task; the rest is only counted */
+#define UDS_MAX_STORED_ERRORS 10000
+
 extern const char *uds_reconcile(const UdsTask *task, const UdsSource *source,
-								 const UdsFetchResult *fetched,
-								 UdsTaskCounts *counts, char **message);
+								 const UdsPages *pages, UdsTaskCounts *counts,
+								 char **message);
 
 #endif							/* UDS_RECONCILE_H */

@@ -164,9 +164,13 @@ static const char *const insert_sql =
 "                LEFT JOIN referred f ON f.pk = d.pk"
 "               WHERE d.is_new{rows}"
 "               OFFSET 0) AS n"
-"   RETURNING t.id, jsonb_strip_nulls(to_jsonb(t)) AS after)"
+"   RETURNING t.id, to_jsonb(t) AS after)"
 "INSERT INTO changed (resource, pk, uid, action, after)"
-"SELECT '{resource}', w.id::text, d.uid, 'create', w.after"
+"SELECT '{resource}', w.id::text, d.uid, 'create',"
+"       (SELECT jsonb_object_agg(a.key, a.value)"
+"          FROM jsonb_each(w.after) AS a"
+"         WHERE a.value <> 'null'"
+"           AND (d.merged ? a.key OR a.key IN ('enabled', '{reference_column}', '{required}')))"
 "  FROM written w"
 "  JOIN desired d ON d.pk = w.id";
 
@@ -332,6 +336,8 @@ expand(const UdsResource *resource, const char *sql)
 							"resource", resource->name,
 							"table", resource->table,
 							"unsettable", resource->unsettable,
+							"reference_column", resource->reference,
+							"required", resource->required ? resource->required : "enabled",
 							"may_leave", resource->has_protected ?
 							"NOT EXISTS (SELECT 1 FROM uds.users u WHERE p.policy IS NOT NULL AND u.id = p.pk AND u.protected)" :
 							"true",
@@ -409,9 +415,7 @@ insert_rows(const UdsRun *run, const UdsResource *resource, ColumnLists *lists)
 		resource != &uds_departments)
 		return;
 	uds_stage_exec(run, drop_references_sql);
-	uds_stage_exec_as_owner(run, uds_stage_expand(expand(resource, complete_references_sql),
-												  "reference_column", resource->reference,
-												  NULL));
+	uds_stage_exec_as_owner(run, expand(resource, complete_references_sql));
 }
 
 /*

@@ -109,7 +109,7 @@ static const char *const create_sql[] = {
 
 	/* the change set: what was written */
 	"CREATE TEMP TABLE changed"
-	"(resource text, pk text, uid text, action text, before jsonb, after jsonb)"
+	"(seq bigint GENERATED ALWAYS AS IDENTITY, resource text, pk text, uid text, action text, before jsonb, after jsonb)"
 	" ON COMMIT DROP"
 };
 

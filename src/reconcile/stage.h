@@ -11,7 +11,10 @@
 #ifndef UDS_RECONCILE_STAGE_H
 #define UDS_RECONCILE_STAGE_H
 
+#include "utils/resowner.h"
+
 #include "catalog/catalog.h"
+#include "reconcile/reconcile.h"
 #include "uds.h"
 
 /* One target table and how records become its rows. */
@@ -35,7 +38,16 @@ typedef struct UdsRun
 	const char *owner;			/* quoted name of the role that writes targets */
 	bool		shared;			/* records of other sources may back the rows */
 	bool		complete;		/* what is absent has left */
+	bool		guarded;		/* too many leavers block it */
+	bool		kept;			/* its change set goes to uds.changes */
 } UdsRun;
+
+/* A subtransaction. */
+typedef struct UdsPart
+{
+	MemoryContext context;
+	ResourceOwner owner;
+} UdsPart;
 
 /* A statement that records may make fail, see isolate.c. */
 typedef struct UdsStatement
@@ -63,11 +75,13 @@ extern int64 uds_stage_count(const UdsRun *run, const char *sql);
 extern const char *uds_stage_live(const UdsRun *run, const UdsResource *resource);
 
 /* isolate.c */
+extern void uds_part_begin(UdsPart *saved);
+extern void uds_part_end(const UdsPart *saved, bool keep);
 extern bool uds_stage_isolate(const UdsRun *run, const UdsResource *resource,
 							  UdsStatement *statement);
 
 /* collect.c */
-extern void uds_collect_pages(const UdsRun *run, const UdsFetchResult *fetched);
+extern void uds_collect_pages(const UdsRun *run, const UdsPages *pages);
 
 /* records.c */
 extern void uds_records_compare(const UdsRun *run, const UdsResource *resource);
@@ -88,6 +102,14 @@ extern void uds_rows_release(const UdsRun *run, const UdsResource *resource);
 extern void uds_departments_resolve_parents(const UdsRun *run);
 extern void uds_departments_refer(const UdsRun *run);
 extern void uds_departments_mark_leaves(const UdsRun *run);
+
+/* outcome.c */
+typedef struct UdsKept UdsKept;
+extern void uds_outcome_count(const UdsRun *run, UdsTaskCounts *counts);
+extern char *uds_outcome_guard(const UdsRun *run);
+extern UdsKept *uds_outcome_keep(const UdsRun *run);
+extern void uds_outcome_store(const UdsRun *run, UdsKept *kept);
+extern bool uds_outcome_differs(const UdsRun *run, int64 shown);
 
 /* members.c */
 extern void uds_members_desire(const UdsRun *run);

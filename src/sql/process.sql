@@ -17,6 +17,30 @@ AS 'MODULE_PATHNAME', 'uds_retry';
 REVOKE ALL ON FUNCTION uds_retry FROM PUBLIC;
 COMMENT ON FUNCTION uds_retry IS 'runs a failed, partial or canceled task again, as a new one, whose id it returns';
 
+CREATE FUNCTION uds_preview(source text, wait boolean DEFAULT true)
+RETURNS bigint
+LANGUAGE c VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS 'MODULE_PATHNAME', 'uds_preview';
+REVOKE ALL ON FUNCTION uds_preview FROM PUBLIC;
+COMMENT ON FUNCTION uds_preview IS 'runs a sync to its end and rolls it back; its change set stays in uds.changes, to be read and approved';
+
+CREATE FUNCTION uds_approve(task bigint, wait boolean DEFAULT false)
+RETURNS bigint
+LANGUAGE c VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS 'MODULE_PATHNAME', 'uds_approve';
+REVOKE ALL ON FUNCTION uds_approve FROM PUBLIC;
+COMMENT ON FUNCTION uds_approve IS 'applies the change set of a blocked task or a preview, as a new task, whose id it returns; blocks again if it would come out differently';
+
+CREATE FUNCTION uds_reject(task bigint)
+RETURNS void
+LANGUAGE c VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS 'MODULE_PATHNAME', 'uds_reject';
+REVOKE ALL ON FUNCTION uds_reject FROM PUBLIC;
+COMMENT ON FUNCTION uds_reject IS 'decides against a blocked task, which becomes canceled';
+
 CREATE FUNCTION uds_wait(task bigint, timeout interval DEFAULT NULL)
 RETURNS text
 LANGUAGE c VOLATILE

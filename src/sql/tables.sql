@@ -119,6 +119,7 @@ CREATE TABLE uds.tasks
 	skipped		bigint NOT NULL DEFAULT 0,
 	failed		bigint NOT NULL DEFAULT 0,
 	force		boolean NOT NULL DEFAULT false,
+	streams		text[],
 	due_at		timestamptz NOT NULL DEFAULT clock_timestamp()
 );
 CREATE INDEX tasks_open ON uds.tasks (source_id, due_at) WHERE status IN ('init', 'processing');
@@ -141,6 +142,7 @@ COMMENT ON COLUMN uds.tasks.linked IS 'memberships added';
 COMMENT ON COLUMN uds.tasks.unlinked IS 'memberships withdrawn';
 COMMENT ON COLUMN uds.tasks.failed IS 'records set aside, see uds.task_errors';
 COMMENT ON COLUMN uds.tasks.force IS 'the guard was told to let it pass';
+COMMENT ON COLUMN uds.tasks.streams IS 'streams of the manifest that were read';
 COMMENT ON COLUMN uds.tasks.due_at IS 'not begun before this time';
 
 CREATE TABLE uds.task_errors
@@ -157,6 +159,28 @@ CREATE TABLE uds.task_errors
 );
 COMMENT ON TABLE uds.task_errors IS 'records that a task set aside, and why';
 COMMENT ON COLUMN uds.task_errors.resource IS 'the table that refused the record; NULL if it never came that far';
+
+-- No foreign key: a first load writes millions of rows here.
+CREATE TABLE uds.changes
+(
+	task_id		bigint NOT NULL,
+	seq			bigint NOT NULL,
+	resource	text NOT NULL,
+	pk			text NOT NULL,
+	uid			text,
+	action		text NOT NULL
+				CHECK (action IN ('create', 'update', 'enable', 'disable', 'delete', 'link', 'unlink')),
+	before		jsonb,
+	after		jsonb,
+	applied		boolean NOT NULL,
+	PRIMARY KEY (task_id, seq)
+);
+COMMENT ON TABLE uds.changes IS 'what each task changed, or would have changed; kept for uds.history_retention';
+COMMENT ON COLUMN uds.changes.pk IS 'primary key of the row; of a membership department_id:user_id';
+COMMENT ON COLUMN uds.changes.uid IS 'the id the source gives the record; of a membership, the user''s';
+COMMENT ON COLUMN uds.changes.before IS 'the columns that changed, as they were; of a deleted row, all';
+COMMENT ON COLUMN uds.changes.after IS 'the columns that changed, as they became; of a created row, those set';
+COMMENT ON COLUMN uds.changes.applied IS 'false: the task was blocked or a preview, nothing was written';
 
 --
 -- What sources said

@@ -1,0 +1,54 @@
+/*-------------------------------------------------------------------------
+ *
+ * history.c
+ *		Clean-up of uds.changes.
+ *
+ * Runs in background workers, in short transactions of its own; row locks
+ * only.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "catalog/pg_type.h"
+#include "miscadmin.h"
+
+#include "catalog/catalog.h"
+#include "uds.h"
+
+/* rows deleted by one transaction */
+#define CLEANUP_BATCH 20000
+
+/* What a task that waits for a decision would change stays, however old. */
+static const char *const cleanup_sql =
+"DELETE FROM uds.changes"
+" WHERE ctid = ANY (ARRAY(SELECT c.ctid"
+"                           FROM uds.tasks t"
+"                           JOIN uds.changes c ON c.task_id = t.id"
+"                          WHERE t.finished_at < clock_timestamp() - make_interval(mins => $1)"
+"                            AND t.status <> 'blocked'"
+"                          LIMIT $2))";
+
+/*
+ * Deletes changes of tasks that ended longer than uds.history_retention ago.
+ * To be called outside a transaction.
+ */
+void
+uds_history_cleanup(void)
+{
+	Oid			types[2] = {INT4OID, INT4OID};
+	Datum		values[2] = {Int32GetDatum(uds_history_retention),
+	Int32GetDatum(CLEANUP_BATCH)};
+	uint64		deleted;
+
+	/* 0 keeps no history, but previews are to be looked at */
+	if (uds_history_retention <= 0)
+		return;
+	do
+	{
+		CHECK_FOR_INTERRUPTS();
+		uds_xact_begin("uds: removing expired changes");
+		deleted = uds_spi_exec(cleanup_sql, 2, types, values, NULL);
+		uds_xact_commit();
+	} while (deleted == CLEANUP_BATCH);
+}

@@ -1,0 +1,162 @@
+/*-------------------------------------------------------------------------
+ *
+ * decide.c
+ *		uds_preview(), uds_approve(), uds_reject(): looking at a change set
+ *		before it is written, and deciding on it.
+ *
+ * Runs in backends, with the tables of the extension accessed as its owner;
+ * row locks on tasks.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xlog.h"
+#include "catalog/pg_type.h"
+#include "executor/spi.h"
+#include "fmgr.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+
+#include "catalog/catalog.h"
+#include "process/process.h"
+#include "process/replay.h"
+#include "process/wait.h"
+
+PG_FUNCTION_INFO_V1(uds_preview);
+PG_FUNCTION_INFO_V1(uds_approve);
+PG_FUNCTION_INFO_V1(uds_reject);
+
+static const char *const approval_sql =
+"SELECT id"
+"  FROM uds.tasks"
+" WHERE retry_of = $1 AND kind = 'approve'"
+"   AND status NOT IN ('failed', 'canceled')"
+" ORDER BY id"
+" LIMIT 1";
+
+static const char *const reject_sql =
+"UPDATE uds.tasks"
+"   SET status = 'canceled', message = 'rejected by ' || $2 || ': ' || message"
+" WHERE id = $1 AND status = 'blocked'";
+
+/* ERROR if an argument is NULL that must not be. */
+static void
+require_argument(FunctionCallInfo fcinfo, int arg, const char *name)
+{
+	if (PG_ARGISNULL(arg))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("argument \"%s\" must not be null", name)));
+}
+
+/* ERROR unless a task waits for a decision, or is a preview that went well. */
+static void
+require_decidable(int64 id, const UdsTaskRow *row, bool preview_too)
+{
+	if (strcmp(row->status, "blocked") == 0 ||
+		(preview_too && strcmp(row->kind, "preview") == 0 &&
+		 strcmp(row->status, "success") == 0))
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("task " INT64_FORMAT " (%s) waits for no decision: its status is \"%s\"",
+					id, row->kind, row->status),
+			 preview_too ?
+			 errhint("Blocked tasks and finished previews can be approved.") :
+			 errhint("Blocked tasks can be rejected.")));
+}
+
+/*
+ * uds_preview(source, wait) → bigint, a task that runs to its end and is
+ * rolled back; its change set stays
+ */
+Datum
+uds_preview(PG_FUNCTION_ARGS)
+{
+	UdsIdentity saved;
+	UdsQueueRequest queue = {.kind = "preview",.mode = "full",.requested_by = GetUserId()};
+	int64		task;
+
+	require_argument(fcinfo, 0, "source");
+	PreventCommandDuringRecovery("uds_preview()");
+	uds_require_preload("uds_preview()");
+	queue.source_name = text_to_cstring(PG_GETARG_TEXT_PP(0));
+
+	uds_become(uds_extension_owner(), &saved);
+	SPI_connect();
+	queue.source = uds_wait_find_source(queue.source_name, false);
+	task = uds_wait_queue(&queue, PG_ARGISNULL(1) || PG_GETARG_BOOL(1));
+	SPI_finish();
+	uds_unbecome(&saved);
+	PG_RETURN_INT64(task);
+}
+
+/*
+ * uds_approve(task, wait) → bigint, a new task that applies the change set of
+ * a blocked task or of a preview
+ */
+Datum
+uds_approve(PG_FUNCTION_ARGS)
+{
+	UdsIdentity saved;
+	UdsQueueRequest queue = {.kind = "approve",.mode = "full",.requested_by = GetUserId()};
+	Oid			types[1] = {INT8OID};
+	Datum		values[1];
+	UdsTaskRow *row;
+	int64		task;
+
+	require_argument(fcinfo, 0, "task");
+	PreventCommandDuringRecovery("uds_approve()");
+	uds_require_preload("uds_approve()");
+	queue.retry_of = PG_GETARG_INT64(0);
+	values[0] = Int64GetDatum(queue.retry_of);
+
+	uds_become(uds_extension_owner(), &saved);
+	SPI_connect();
+	row = uds_wait_read_task(queue.retry_of);
+	require_decidable(queue.retry_of, row, true);
+	if (uds_spi_exec(approval_sql, 1, types, values, NULL) > 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("task " INT64_FORMAT " was approved already, as task %s",
+						queue.retry_of, uds_spi_text(0, 1)),
+				 errhint("Should that one be blocked, decide on it.")));
+	if (row->source == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("task " INT64_FORMAT " cannot be approved: its source was dropped",
+						queue.retry_of)));
+	uds_replay_require_pages(queue.retry_of);
+	queue.source_name = row->source;
+	queue.source = uds_wait_find_source(row->source, true);
+	task = uds_wait_queue(&queue, !PG_ARGISNULL(1) && PG_GETARG_BOOL(1));
+	SPI_finish();
+	uds_unbecome(&saved);
+	PG_RETURN_INT64(task);
+}
+
+/*
+ * uds_reject(task) → void; a blocked task becomes canceled
+ */
+Datum
+uds_reject(PG_FUNCTION_ARGS)
+{
+	UdsIdentity saved;
+	Oid			types[2] = {INT8OID, TEXTOID};
+	Datum		values[2];
+	int64		id;
+
+	require_argument(fcinfo, 0, "task");
+	id = PG_GETARG_INT64(0);
+	values[0] = Int64GetDatum(id);
+	values[1] = CStringGetTextDatum(GetUserNameFromId(GetUserId(), false));
+
+	uds_become(uds_extension_owner(), &saved);
+	SPI_connect();
+	require_decidable(id, uds_wait_read_task(id), false);
+	uds_spi_exec(reject_sql, 2, types, values, NULL);
+	SPI_finish();
+	uds_unbecome(&saved);
+	PG_RETURN_VOID();
+}
