@@ -60,14 +60,14 @@ uds_xact_commit(void)
 }
 
 /*
- * Rolls back whatever transaction is open, if any.  For error paths: SPI and
- * snapshots are cleaned up by the abort.
+ * Rolls back whatever transaction is open, if any, with the subtransactions
+ * that the error left open.  For error paths: SPI and snapshots are cleaned
+ * up by the abort.
  */
 void
 uds_xact_abort(void)
 {
-	if (IsTransactionState())
-		AbortCurrentTransaction();
+	AbortOutOfAnyTransaction();
 	pgstat_report_stat(true);
 	pgstat_report_activity(STATE_IDLE, NULL);
 }
