@@ -87,6 +87,7 @@ typedef struct UdsIdentity
 } UdsIdentity;
 extern Oid	uds_extension_owner(void);
 extern void uds_become(Oid role, UdsIdentity *saved);
+extern void uds_become_trusted(Oid role, UdsIdentity *saved);
 extern void uds_unbecome(const UdsIdentity *saved);
 
 /* source.c */

@@ -168,7 +168,18 @@ uds_become(Oid role, UdsIdentity *saved)
 }
 
 /*
- * Ends what uds_become() began.
+ * The same for statements that run no code but ours, and that need what is
+ * forbidden otherwise: making temporary tables.
+ */
+void
+uds_become_trusted(Oid role, UdsIdentity *saved)
+{
+	GetUserIdAndSecContext(&saved->user, &saved->context);
+	SetUserIdAndSecContext(role, saved->context | SECURITY_LOCAL_USERID_CHANGE);
+}
+
+/*
+ * Ends what either began.
  */
 void
 uds_unbecome(const UdsIdentity *saved)

@@ -17,28 +17,30 @@
 
 #include "reconcile/stage.h"
 
-/*
- * $3 attempt, $4 streams.  A uid is a non-empty string or an integer, taken
- * digit by digit.
- */
+/* A uid is a non-empty string or an integer, taken digit by digit. */
+#define UID \
+"CASE jsonb_typeof(m.record -> 'uid')" \
+"     WHEN 'string' THEN nullif(m.record ->> 'uid', '')" \
+"     WHEN 'number' THEN substring(m.record ->> 'uid' FROM '^-?[0-9]+$') END"
+
+#define UID_ERROR \
+"CASE WHEN m.error IS NOT NULL THEN m.error" \
+"     WHEN m.uid IS NOT NULL THEN NULL" \
+"     WHEN NOT m.record ? 'uid' OR m.record -> 'uid' = 'null' THEN 'record has no uid'" \
+"     WHEN m.record ->> 'uid' = '' THEN 'uid of the record is empty'" \
+"     ELSE 'uid of the record is neither text nor an integer' END"
+
+/* $3 attempt, $4 streams */
 static const char *const map_sql =
-"INSERT INTO mapped (seq, ord, data_type, merge, uid, uid_key, data, error)"
+"INSERT INTO uds_mapped (seq, ord, data_type, merge, uid, uid_key, data, error)"
 "SELECT m.seq, m.ord, m.data_type, m.merge, m.uid,"
 "       CASE WHEN m.fold THEN lower(m.uid) ELSE m.uid END,"
 "       m.record,"
-"       CASE WHEN m.error IS NOT NULL THEN m.error"
-"            WHEN m.uid IS NOT NULL THEN NULL"
-"            WHEN NOT m.record ? 'uid' OR m.record -> 'uid' = 'null' THEN 'record has no uid'"
-"            WHEN m.record ->> 'uid' = '' THEN 'uid of the record is empty'"
-"            ELSE 'uid of the record is neither text nor an integer'"
-"       END"
+"       " UID_ERROR
 "  FROM (SELECT p.seq, m.ord, s.stream ->> 'type' AS data_type,"
 "               coalesce((s.stream ->> 'merge')::boolean, false) AS merge,"
 "               s.fold, m.record, m.error,"
-"               CASE jsonb_typeof(m.record -> 'uid')"
-"                    WHEN 'string' THEN nullif(m.record ->> 'uid', '')"
-"                    WHEN 'number' THEN substring(m.record ->> 'uid' FROM '^-?[0-9]+$')"
-"               END AS uid"
+"               " UID " AS uid"
 "          FROM uds.raw_log p"
 "          JOIN (SELECT e.key AS name, e.value AS stream,"
 "                       coalesce(t.manifest -> 'ignore_case' ? (e.value ->> 'type'), false) AS fold"
@@ -50,10 +52,20 @@ static const char *const map_sql =
 "         WHERE p.task_id = $2 AND p.attempt = $3 AND p.usable"
 "           AND p.stream = ANY ($4::text[])) AS m";
 
+/* $3 data type, $4 the records */
+static const char *const pushed_sql =
+"INSERT INTO uds_mapped (seq, ord, data_type, merge, uid, uid_key, data, error)"
+"SELECT 1, m.ord, $3, false, m.uid, m.uid, m.record, " UID_ERROR
+"  FROM (SELECT m.ord, m.record, m.error, " UID " AS uid"
+"          FROM (SELECT e.ord, e.value AS record,"
+"                       CASE WHEN jsonb_typeof(e.value) <> 'object'"
+"                            THEN 'record is not a JSON object' END AS error"
+"                  FROM jsonb_array_elements($4) WITH ORDINALITY AS e (value, ord)) AS m) AS m";
+
 static const char *const reject_sql =
-"INSERT INTO rejected (n, data_type, uid, sqlstate, message, record)"
+"INSERT INTO uds_rejected (n, data_type, uid, sqlstate, message, record)"
 "SELECT row_number() OVER (ORDER BY seq, ord), data_type, uid, '22023', error, data"
-"  FROM mapped"
+"  FROM uds_mapped"
 " WHERE error IS NOT NULL";
 
 /*
@@ -64,7 +76,7 @@ static const char *const reject_sql =
 static const char *const merge_sql =
 "WITH torn AS"
 "     (SELECT data_type, uid_key"
-"        FROM mapped"
+"        FROM uds_mapped"
 "       WHERE error IS NULL"
 "       GROUP BY data_type, uid_key"
 "      HAVING bool_or(merge) AND count(DISTINCT data -> 'departments') > 1),"
@@ -73,7 +85,7 @@ static const char *const merge_sql =
 "             row_number() OVER (PARTITION BY m.data_type, m.uid_key"
 "                                ORDER BY m.seq, m.ord, e.ord) AS ord,"
 "             e.is_owner, e.is_main"
-"        FROM mapped m"
+"        FROM uds_mapped m"
 "        JOIN torn USING (data_type, uid_key)"
 "       CROSS JOIN LATERAL"
 "             (SELECT d.ord,"
@@ -95,22 +107,32 @@ static const char *const merge_sql =
 "                FROM part"
 "               GROUP BY data_type, uid_key, uid) AS p"
 "       GROUP BY data_type, uid_key)"
-"INSERT INTO incoming (n, data_type, uid, uid_key, data)"
+"INSERT INTO uds_incoming (n, data_type, uid, uid_key, data)"
 "SELECT row_number() OVER (), l.data_type, l.uid, l.uid_key,"
 "       CASE WHEN j.departments IS NULL THEN l.data"
 "            ELSE l.data || jsonb_build_object('departments', j.departments) END"
 "  FROM (SELECT DISTINCT ON (data_type, uid_key) data_type, uid, uid_key, data"
-"          FROM mapped"
+"          FROM uds_mapped"
 "         WHERE error IS NULL"
 "         ORDER BY data_type, uid_key, seq DESC, ord DESC) AS l"
 "  LEFT JOIN joined j USING (data_type, uid_key)";
 
 /* $3 the task that set them aside */
 static const char *const only_failed_sql =
-"DELETE FROM incoming i"
+"DELETE FROM uds_incoming i"
 " WHERE NOT EXISTS (SELECT 1"
 "                     FROM uds.task_errors e"
 "                    WHERE e.task_id = $3 AND e.data_type = i.data_type AND e.uid = i.uid)";
+
+/* From mapped to incoming and rejected. */
+static void
+merge_mapped(void)
+{
+	uds_stage_analyze("uds_mapped");
+	uds_spi_exec(reject_sql, 0, NULL, NULL, NULL);
+	uds_spi_exec(merge_sql, 0, NULL, NULL, NULL);
+	uds_stage_clear("uds_mapped");
+}
 
 /*
  * Fills incoming and rejected from pages in the raw log.
@@ -131,15 +153,29 @@ uds_collect_pages(const UdsRun *run, const UdsPages *pages)
 	values[2] = Int32GetDatum(pages->attempt);
 	values[3] = makeArrayResult(streams, CurrentMemoryContext);
 	uds_spi_exec(map_sql, 4, types, values, NULL);
-	uds_stage_analyze("mapped");
-	uds_spi_exec(reject_sql, 0, NULL, NULL, NULL);
-	uds_spi_exec(merge_sql, 0, NULL, NULL, NULL);
+	merge_mapped();
 	if (pages->failed_of != 0)
 	{
 		types[2] = INT8OID;
 		values[2] = Int64GetDatum(pages->failed_of);
 		uds_spi_exec(only_failed_sql, 3, types, values, NULL);
 	}
-	uds_stage_clear("mapped");
-	uds_stage_analyze("incoming");
+	uds_stage_analyze("uds_incoming");
+}
+
+/*
+ * Fills incoming and rejected from records that were pushed.
+ */
+void
+uds_collect_pushed(const UdsRun *run, const UdsPages *pages)
+{
+	Oid			types[4] = {INT8OID, INT8OID, TEXTOID, JSONBOID};
+	Datum		values[4] = {Int64GetDatum(run->source->id),
+		Int64GetDatum(run->task->id),
+		CStringGetTextDatum(pages->pushed),
+	pages->records};
+
+	uds_spi_exec(pushed_sql, 4, types, values, NULL);
+	merge_mapped();
+	uds_stage_analyze("uds_incoming");
 }

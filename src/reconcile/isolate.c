@@ -28,11 +28,11 @@
 
 /* $3 sqlstate, $4 message, $5 number of the row */
 static const char *const reject_sql =
-"INSERT INTO rejected (n, data_type, uid, resource, pk, sqlstate, message, record)"
+"INSERT INTO uds_rejected (n, data_type, uid, resource, pk, sqlstate, message, record)"
 "SELECT w.n, '{data_type}', x.uid, '{blamed}', x.{pk}, $3, $4, w.data"
 "  FROM {relation} x"
 "  LEFT JOIN LATERAL (SELECT w.n, w.data"
-"                       FROM work w"
+"                       FROM uds_work w"
 "                      WHERE w.pk = x.{pk} AND w.resource = '{resource}'"
 "                      ORDER BY w.gone"
 "                      LIMIT 1) AS w ON true"
@@ -41,10 +41,10 @@ static const char *const reject_sql =
 
 /* A row set aside, $1, takes part in nothing that follows. */
 static const char *const forget_sql[] = {
-	"DELETE FROM work WHERE pk = $1 AND resource = '{resource}'",
-	"DELETE FROM differing WHERE pk = $1",
-	"DELETE FROM leaving WHERE pk = $1 AND resource = '{resource}'",
-	"DELETE FROM desired WHERE pk = $1"
+	"DELETE FROM uds_work WHERE pk = $1 AND resource = '{resource}'",
+	"DELETE FROM uds_differing WHERE pk = $1",
+	"DELETE FROM uds_leaving WHERE pk = $1 AND resource = '{resource}'",
+	"DELETE FROM uds_desired WHERE pk = $1"
 };
 
 /* One statement being isolated. */

@@ -18,13 +18,13 @@
 /* One key; an absent or empty value matches nobody. */
 static const char *const text_hit_sql =
 "SELECT w.record_id, u.id"
-"  FROM work w"
+"  FROM uds_work w"
 "  JOIN uds.users u ON lower(u.{key}) = lower(w.data ->> '{key}')"
 " WHERE w.link = 'new' AND w.data ->> '{key}' <> ''";
 
 static const char *const exact_hit_sql =
 "SELECT w.record_id, u.id"
-"  FROM work w"
+"  FROM uds_work w"
 "  JOIN uds.users u ON u.{key} = w.data ->> '{key}'"
 " WHERE w.link = 'new' AND w.data ->> '{key}' <> ''";
 
@@ -33,7 +33,7 @@ static const char *const exact_hit_sql =
  * it; of two records that hit one row, the first gets it.
  */
 static const char *const match_sql =
-"CREATE TEMP TABLE matched ON COMMIT DROP AS "
+"CREATE TEMP TABLE uds_matched ON COMMIT DROP AS "
 "WITH hit AS ({hits}),"
 "     single AS"
 "     (SELECT record_id, min(id) AS pk, count(DISTINCT id) AS rows"
@@ -48,27 +48,27 @@ static const char *const match_sql =
 "                   WHERE l.resource = 'users' AND l.resource_pk = s.pk::text"
 "                     AND r.source_id = $1 AND NOT r.deleted"
 "                     AND NOT EXISTS (SELECT 1"
-"                                       FROM work g"
+"                                       FROM uds_work g"
 "                                      WHERE g.record_id = r.id AND g.gone)) AS ambiguous"
 "  FROM single s"
-"  JOIN work w USING (record_id)";
+"  JOIN uds_work w USING (record_id)";
 
 static const char *const reject_sql =
-"INSERT INTO rejected (n, data_type, uid, resource, sqlstate, message, record)"
+"INSERT INTO uds_rejected (n, data_type, uid, resource, sqlstate, message, record)"
 "SELECT w.n, 'user', w.uid, 'users', '21000', 'ambiguous match', w.data"
-"  FROM matched m"
-"  JOIN work w USING (record_id)"
+"  FROM uds_matched m"
+"  JOIN uds_work w USING (record_id)"
 " WHERE m.ambiguous";
 
 static const char *const drop_sql =
-"DELETE FROM work w"
-" USING matched m"
+"DELETE FROM uds_work w"
+" USING uds_matched m"
 " WHERE m.record_id = w.record_id AND m.ambiguous";
 
 static const char *const link_sql =
-"UPDATE work w"
+"UPDATE uds_work w"
 "   SET pk = m.pk, link = 'matched'"
-"  FROM matched m"
+"  FROM uds_matched m"
 " WHERE m.record_id = w.record_id";
 
 /*
@@ -100,6 +100,6 @@ uds_match_users(const UdsRun *run)
 	uds_stage_exec(run, reject_sql);
 	uds_stage_exec(run, drop_sql);
 	uds_stage_exec(run, link_sql);
-	uds_spi_exec("DROP TABLE matched", 0, NULL, NULL, NULL);
-	uds_stage_analyze("work");
+	uds_spi_exec("DROP TABLE uds_matched", 0, NULL, NULL, NULL);
+	uds_stage_analyze("uds_work");
 }

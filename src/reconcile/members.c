@@ -17,18 +17,18 @@
 #include "reconcile/stage.h"
 
 static const char *const scope_sql =
-"INSERT INTO member_scope (user_id, silent, decided)"
+"INSERT INTO uds_member_scope (user_id, silent, decided)"
 "SELECT d.pk,"
 "       coalesce(array_agg(l.source_id) FILTER (WHERE NOT l.data ? 'departments'), '{}'),"
 "       bool_and(l.pk IS NULL) OR bool_or(l.data ? 'departments')"
-"  FROM desired d"
+"  FROM uds_desired d"
 "  LEFT JOIN ({live}) AS l USING (pk)"
 " WHERE d.leave IS DISTINCT FROM 'delete'"
 " GROUP BY d.pk";
 
 /* One row per user, department and source; the order is that of the list. */
 static const char *const assert_sql =
-"INSERT INTO asserted (user_id, department_id, is_owner, is_main, source_id, priority, ord)"
+"INSERT INTO uds_asserted (user_id, department_id, is_owner, is_main, source_id, priority, ord)"
 "SELECT l.pk, f.pk, bool_or(e.is_owner), bool_or(e.is_main),"
 "       l.source_id, min(l.priority), min(e.ord)"
 "  FROM ({live}) AS l"
@@ -42,18 +42,18 @@ static const char *const assert_sql =
 "                                         WHEN 'array' THEN l.data -> 'departments'"
 "                                         ELSE '[]' END)"
 "               WITH ORDINALITY AS a (value, ord)) AS e"
-"  JOIN department_ref f"
+"  JOIN uds_department_ref f"
 "    ON f.source_id = l.source_id"
 "   AND f.uid_key = CASE WHEN l.fold_departments THEN lower(e.uid) ELSE e.uid END"
 " GROUP BY l.pk, f.pk, l.source_id";
 
 /* A department's record may name its owners instead; that makes no members. */
 static const char *const owners_sql =
-"INSERT INTO owners (source_id, department_id, uid_key)"
+"INSERT INTO uds_owners (source_id, department_id, uid_key)"
 "SELECT f.source_id, f.pk,"
 "       CASE WHEN coalesce(t.manifest -> 'ignore_case' ? 'user', false)"
 "            THEN lower(o.uid) ELSE o.uid END"
-"  FROM department_ref f"
+"  FROM uds_department_ref f"
 "  JOIN uds.source_settings s ON s.id = f.source_id"
 "  JOIN uds.source_types t ON t.name = s.type"
 "  JOIN uds.records r ON r.source_id = f.source_id AND r.data_type = 'department'"
@@ -64,12 +64,12 @@ static const char *const owners_sql =
 "                                      ELSE '[]' END) AS o (uid)";
 
 static const char *const own_sql =
-"UPDATE asserted a"
+"UPDATE uds_asserted a"
 "   SET is_owner = true"
-"  FROM owners o"
+"  FROM uds_owners o"
 " CROSS JOIN LATERAL"
 "       (SELECT w.pk"
-"          FROM work w"
+"          FROM uds_work w"
 "         WHERE w.resource = 'users' AND o.source_id = $1 AND w.uid_key = o.uid_key"
 "         UNION ALL"
 "        SELECT l.resource_pk::bigint"
@@ -85,11 +85,11 @@ static const char *const own_sql =
  * present one while still a member; else the first of the list.
  */
 static const char *const main_sql =
-"INSERT INTO referred (pk, department_id)"
+"INSERT INTO uds_referred (pk, department_id)"
 "SELECT s.user_id,"
 "       coalesce(best.main,"
 "                CASE WHEN EXISTS (SELECT 1"
-"                                    FROM asserted a"
+"                                    FROM uds_asserted a"
 "                                   WHERE a.user_id = u.id"
 "                                     AND a.department_id = u.main_department_id)"
 "                       OR EXISTS (SELECT 1"
@@ -99,18 +99,18 @@ static const char *const main_sql =
 "                                     AND (m.source_id IS NULL OR m.source_id = ANY (s.silent)))"
 "                     THEN u.main_department_id END,"
 "                best.first)"
-"  FROM member_scope s"
+"  FROM uds_member_scope s"
 "  LEFT JOIN (SELECT user_id,"
 "                    (array_agg(department_id ORDER BY priority, source_id, ord)"
 "                     FILTER (WHERE is_main))[1] AS main,"
 "                    (array_agg(department_id ORDER BY priority, source_id, ord))[1] AS first"
-"               FROM asserted"
+"               FROM uds_asserted"
 "              GROUP BY user_id) AS best USING (user_id)"
 "  LEFT JOIN uds.users u ON u.id = s.user_id"
 " WHERE s.decided";
 
 static const char *const diff_sql =
-"INSERT INTO member_diff (n, user_id, department_id, action, uid, is_owner, source_id, before)"
+"INSERT INTO uds_member_diff (n, user_id, department_id, action, uid, is_owner, source_id, before)"
 "SELECT row_number() OVER (),"
 "       coalesce(d.user_id, m.user_id), coalesce(d.department_id, m.department_id),"
 "       CASE WHEN m.user_id IS NULL THEN 'link'"
@@ -121,13 +121,13 @@ static const char *const diff_sql =
 "            THEN jsonb_build_object('is_owner', m.is_owner, 'source_id', m.source_id) END"
 "  FROM (SELECT a.user_id, a.department_id, bool_or(a.is_owner) AS is_owner,"
 "               (array_agg(a.source_id ORDER BY a.priority, a.source_id))[1] AS source_id"
-"          FROM asserted a"
+"          FROM uds_asserted a"
 "         GROUP BY a.user_id, a.department_id) AS d"
 "  FULL JOIN (SELECT x.*, s.silent"
 "               FROM uds.department_members x"
-"               JOIN member_scope s USING (user_id)) AS m"
+"               JOIN uds_member_scope s USING (user_id)) AS m"
 "    ON m.user_id = d.user_id AND m.department_id = d.department_id"
-"  JOIN desired p ON p.pk = coalesce(d.user_id, m.user_id)"
+"  JOIN uds_desired p ON p.pk = coalesce(d.user_id, m.user_id)"
 " WHERE m.user_id IS NULL"
 "    OR (d.user_id IS NULL AND m.source_id IS NOT NULL AND m.source_id <> ALL (m.silent))"
 "    OR (d.user_id IS NOT NULL AND m.source_id IS NOT NULL"
@@ -136,11 +136,11 @@ static const char *const diff_sql =
 static const char *const withdraw_sql =
 "WITH written AS"
 "     (DELETE FROM uds.department_members m"
-"       USING member_diff x"
+"       USING uds_member_diff x"
 "       WHERE x.action = 'unlink'"
 "         AND m.department_id = x.department_id AND m.user_id = x.user_id{rows}"
 "   RETURNING m.*, x.uid)"
-"INSERT INTO changed (resource, pk, uid, action, before)"
+"INSERT INTO uds_changed (resource, pk, uid, action, before)"
 "SELECT 'members', w.department_id || ':' || w.user_id, w.uid, 'unlink',"
 "       to_jsonb(w) - 'uid'"
 "  FROM written w";
@@ -149,11 +149,11 @@ static const char *const update_sql =
 "WITH written AS"
 "     (UPDATE uds.department_members m"
 "         SET is_owner = x.is_owner, source_id = x.source_id"
-"        FROM member_diff x"
+"        FROM uds_member_diff x"
 "       WHERE x.action = 'update'"
 "         AND m.department_id = x.department_id AND m.user_id = x.user_id{rows}"
 "   RETURNING m.*, x.uid, x.before)"
-"INSERT INTO changed (resource, pk, uid, action, before, after)"
+"INSERT INTO uds_changed (resource, pk, uid, action, before, after)"
 "SELECT 'members', w.department_id || ':' || w.user_id, w.uid, 'update', w.before,"
 "       jsonb_build_object('is_owner', w.is_owner, 'source_id', w.source_id)"
 "  FROM written w";
@@ -163,14 +163,14 @@ static const char *const add_sql =
 "WITH written AS"
 "     (INSERT INTO uds.department_members AS m (department_id, user_id, is_owner, source_id)"
 "      SELECT x.department_id, x.user_id, x.is_owner, x.source_id"
-"        FROM member_diff x"
+"        FROM uds_member_diff x"
 "       WHERE x.action = 'link'{rows}"
 "       ORDER BY x.department_id, x.user_id"
 "   RETURNING m.*)"
-"INSERT INTO changed (resource, pk, uid, action, after)"
+"INSERT INTO uds_changed (resource, pk, uid, action, after)"
 "SELECT 'members', w.department_id || ':' || w.user_id, d.uid, 'link', to_jsonb(w)"
 "  FROM written w"
-"  JOIN desired d ON d.pk = w.user_id";
+"  JOIN uds_desired d ON d.pk = w.user_id";
 
 /*
  * Works out the memberships and main departments of the users in desired.
@@ -183,16 +183,16 @@ uds_members_desire(const UdsRun *run)
 	const char *live = uds_stage_live(run, &uds_users);
 
 	uds_stage_exec(run, uds_stage_expand(scope_sql, "live", live, NULL));
-	uds_stage_analyze("member_scope");
+	uds_stage_analyze("uds_member_scope");
 	uds_stage_exec(run, uds_stage_expand(assert_sql, "live", live, NULL));
-	uds_stage_analyze("asserted");
+	uds_stage_analyze("uds_asserted");
 	if (uds_stage_exec(run, owners_sql) > 0)
 	{
-		uds_stage_analyze("owners");
+		uds_stage_analyze("uds_owners");
 		uds_stage_exec(run, own_sql);
 	}
 	uds_stage_exec(run, main_sql);
-	uds_stage_analyze("referred");
+	uds_stage_analyze("uds_referred");
 }
 
 /*
@@ -206,13 +206,13 @@ uds_members_write(const UdsRun *run)
 
 	if (uds_stage_exec(run, diff_sql) == 0)
 		return;
-	uds_stage_analyze("member_diff");
+	uds_stage_analyze("uds_member_diff");
 	for (int i = 0; i < lengthof(writes); i++)
 	{
 		UdsStatement statement = {
 			.sql = writes[i],
 			.rows = " AND x.n BETWEEN $3 AND $4",
-			.relation = "member_diff",
+			.relation = "uds_member_diff",
 			.pk = "user_id",
 			.blamed = "members",
 			.keeps_rows = true

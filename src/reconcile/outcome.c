@@ -13,10 +13,12 @@
 #include "postgres.h"
 
 #include "catalog/pg_type.h"
+#include "commands/async.h"
 #include "executor/spi.h"
 #include "executor/tstoreReceiver.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
+#include "utils/json.h"
 #include "utils/queryenvironment.h"
 #include "utils/tuplestore.h"
 
@@ -27,20 +29,20 @@ static const char *const counts_sql =
 "SELECT count(*) FILTER (WHERE rank = 1), count(*) FILTER (WHERE rank = 2),"
 "       count(*) FILTER (WHERE rank = 3), count(*) FILTER (WHERE rank = 4),"
 "       count(*) FILTER (WHERE rank = 5),"
-"       (SELECT count(*) FROM changed WHERE resource = 'members' AND action = 'link'),"
-"       (SELECT count(*) FROM changed WHERE resource = 'members' AND action = 'unlink'),"
-"       (SELECT count(*) FROM rejected)"
+"       (SELECT count(*) FROM uds_changed WHERE resource = 'members' AND action = 'link'),"
+"       (SELECT count(*) FROM uds_changed WHERE resource = 'members' AND action = 'unlink'),"
+"       (SELECT count(*) FROM uds_rejected)"
 "  FROM (SELECT min(CASE action WHEN 'create' THEN 1 WHEN 'delete' THEN 2"
 "                               WHEN 'enable' THEN 3 WHEN 'disable' THEN 4"
 "                               WHEN 'update' THEN 5 END) AS rank"
-"          FROM changed"
+"          FROM uds_changed"
 "         WHERE resource IN ('users', 'departments')"
 "         GROUP BY resource, pk) AS c";
 
 /* Rows that go, as a guard counts them. */
 static const char *const going_sql =
 "SELECT count(DISTINCT pk)"
-"  FROM changed"
+"  FROM uds_changed"
 " WHERE resource = '{resource}' AND action IN ('disable', 'delete')";
 
 /*
@@ -52,23 +54,23 @@ static const char *const before_sql =
 "          FROM uds.records r"
 "          JOIN uds.record_resources l ON l.record_id = r.id AND l.resource = '{resource}'"
 "          JOIN {table} t ON t.id = l.resource_pk::bigint"
-"          LEFT JOIN changed c ON c.resource = '{resource}' AND c.pk = l.resource_pk"
+"          LEFT JOIN uds_changed c ON c.resource = '{resource}' AND c.pk = l.resource_pk"
 "                             AND c.before ? 'enabled'"
 "         WHERE r.source_id = $1 AND r.data_type = '{data_type}'"
 "           AND r.first_seen_at < now()"
 "           AND coalesce((c.before ->> 'enabled')::boolean, t.enabled))"
 "       + (SELECT count(*)"
-"            FROM changed"
+"            FROM uds_changed"
 "           WHERE resource = '{resource}' AND action = 'delete'"
 "             AND (before ->> 'enabled')::boolean)";
 
 static const char *const changes_sql =
-"SELECT seq, resource, pk, uid, action, before, after FROM changed";
+"SELECT seq, resource, pk, uid, action, before, after FROM uds_changed";
 
 static const char *const errors_sql =
 "SELECT row_number() OVER (ORDER BY data_type, n), data_type, uid, resource,"
 "       sqlstate, message, record"
-"  FROM rejected"
+"  FROM uds_rejected"
 " ORDER BY data_type, n"
 " LIMIT {limit}";
 
@@ -101,7 +103,7 @@ static const char *const store_errors_sql =
 "  FROM " changes " AS c"
 
 static const char *const differs_sql =
-"WITH now AS (" CANONICAL("changed") "),"
+"WITH now AS (" CANONICAL("uds_changed") "),"
 "     shown AS (" CANONICAL("(SELECT * FROM uds.changes WHERE task_id = $3)") ") "
 "SELECT EXISTS (SELECT * FROM now EXCEPT ALL SELECT * FROM shown)"
 "    OR EXISTS (SELECT * FROM shown EXCEPT ALL SELECT * FROM now)";
@@ -134,7 +136,7 @@ result_number(int column)
 void
 uds_outcome_count(const UdsRun *run, UdsTaskCounts *counts)
 {
-	uds_stage_analyze("changed");
+	uds_stage_analyze("uds_changed");
 	uds_stage_exec(run, counts_sql);
 	counts->created = result_number(1);
 	counts->deleted = result_number(2);
@@ -253,7 +255,7 @@ uds_outcome_store(const UdsRun *run, UdsKept *kept)
 	}
 	if (run->kept)
 		uds_stage_exec(run, uds_stage_expand(store_changes_sql, "applied", "true",
-											 "changes", "changed", NULL));
+											 "changes", "uds_changed", NULL));
 	uds_stage_exec(run, uds_stage_expand(store_errors_sql, "errors",
 										 psprintf("(%s)",
 												  uds_stage_expand(errors_sql, "limit",
@@ -273,4 +275,29 @@ uds_outcome_differs(const UdsRun *run, int64 shown)
 	bool		isnull;
 
 	return DatumGetBool(uds_spi_value(differs_sql, 3, types, values, NULL, &isnull));
+}
+
+/*
+ * Tells those who LISTEN uds_changes, at commit, that there is something to
+ * read.
+ */
+void
+uds_outcome_notify(const UdsRun *run, const UdsTaskCounts *counts)
+{
+	StringInfoData payload;
+
+	if (counts->created + counts->updated + counts->enabled + counts->disabled +
+		counts->deleted + counts->linked + counts->unlinked == 0)
+		return;
+	initStringInfo(&payload);
+	appendStringInfo(&payload, "{\"task\":" INT64_FORMAT ",\"source\":", run->task->id);
+	escape_json(&payload, run->source->name);
+	appendStringInfo(&payload, ",\"created\":" INT64_FORMAT ",\"updated\":" INT64_FORMAT
+					 ",\"enabled\":" INT64_FORMAT ",\"disabled\":" INT64_FORMAT
+					 ",\"deleted\":" INT64_FORMAT ",\"linked\":" INT64_FORMAT
+					 ",\"unlinked\":" INT64_FORMAT "}",
+					 counts->created, counts->updated, counts->enabled,
+					 counts->disabled, counts->deleted, counts->linked,
+					 counts->unlinked);
+	Async_Notify("uds_changes", payload.data);
 }

@@ -4,9 +4,9 @@
  *		The steps from the pages of a task to its change set, in order.
  *
  * Departments come before users, because users point to them, and go after
- * them.  Owns uds.task_errors.  Runs in the transaction of a task; takes a
- * lock on the source row first, then row locks in the order departments,
- * users, members.
+ * them.  Runs in the transaction of a task; takes the database's lock on
+ * reconciling first, then one on the source row, then row locks in the order
+ * departments, users, members.
  *
  *-------------------------------------------------------------------------
  */
@@ -16,11 +16,15 @@
 #include "executor/spi.h"
 #include "lib/stringinfo.h"
 #include "miscadmin.h"
+#include "storage/lock.h"
 #include "utils/builtins.h"
 
 #include "process/process.h"
 #include "reconcile/reconcile.h"
 #include "reconcile/stage.h"
+
+/* sets our lock apart from those of pg_advisory_lock(), which are 1 and 2 */
+#define LOCK_RECONCILE 0x7566
 
 static const char *const lock_source_sql =
 "SELECT FROM uds.source_settings WHERE id = $1 FOR NO KEY UPDATE";
@@ -38,20 +42,20 @@ static const char *const vanished_sql =
 " WHERE EXISTS (SELECT 1"
 "                 FROM uds.records r"
 "                WHERE r.source_id = $1 AND r.data_type = t.type AND NOT r.deleted)"
-"   AND NOT EXISTS (SELECT 1 FROM incoming i WHERE i.data_type = t.type)"
+"   AND NOT EXISTS (SELECT 1 FROM uds_incoming i WHERE i.data_type = t.type)"
 " ORDER BY t.type DESC";
 
 static const char *const unchanged_sql =
 "SELECT count(*)"
-"  FROM work w"
+"  FROM uds_work w"
 " WHERE NOT w.gone"
 "   AND NOT EXISTS (SELECT 1"
-"                     FROM changed c"
+"                     FROM uds_changed c"
 "                    WHERE c.resource = '{resource}' AND c.pk = w.pk::text)";
 
 /* $3 data type, $4 node, $5 message */
 static const char *const skipped_sql =
-"INSERT INTO rejected (n, data_type, uid, sqlstate, message)"
+"INSERT INTO uds_rejected (n, data_type, uid, sqlstate, message)"
 "VALUES (0, $3, nullif($4, ''), '42501', $5)";
 
 /* Sets nodes aside that the service refused to show. */
@@ -135,15 +139,30 @@ summarize(const UdsPages *pages, const UdsTaskCounts *counts)
 	};
 
 	initStringInfo(&buf);
-	appendStringInfo(&buf, INT64_FORMAT " records read", counts->fetched);
+	appendStringInfo(&buf, INT64_FORMAT " record%s %s", counts->fetched,
+					 counts->fetched == 1 ? "" : "s", pages->pushed ? "taken" : "read");
 	for (int i = 0; i < lengthof(part); i++)
 		if (part[i].n > 0)
 			appendStringInfo(&buf, ", " INT64_FORMAT " %s", part[i].n, part[i].word);
-	if (!pages->complete)
+	if (!pages->complete && !pages->pushed)
 		appendStringInfoString(&buf, "; the read was not complete, so nobody counts as missing");
 	foreach(lc, pages->warnings)
 		appendStringInfo(&buf, "; %s", (char *) lfirst(lc));
 	return buf.data;
+}
+
+/*
+ * Takes the lock that makes tasks which reconcile take turns, until the end
+ * of the transaction.  Two at a time would find the same person unknown and
+ * both make a row, or lock each other's rows in opposite order.
+ */
+static void
+lock_reconciling(void)
+{
+	LOCKTAG		tag;
+
+	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, 0, 0, LOCK_RECONCILE);
+	(void) LockAcquire(&tag, ExclusiveLock, false, false);
 }
 
 /* What a task may do, from its kind and its source. */
@@ -162,6 +181,7 @@ prepare_run(UdsRun *run, const UdsTask *task, const UdsSource *source, bool comp
 		strcmp(task->kind, "push") != 0;
 	run->kept = uds_history_retention != 0;
 
+	lock_reconciling();
 	if (uds_stage_exec(run, lock_source_sql) == 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_QUERY_CANCELED),
@@ -242,11 +262,14 @@ uds_reconcile(const UdsTask *task, const UdsSource *source,
 	prepare_run(&run, task, source, pages->complete);
 	uds_progress_phase(UDS_PHASE_MAP);
 	uds_stage_create(&run);
-	uds_collect_pages(&run, pages);
+	if (pages->pushed)
+		uds_collect_pushed(&run, pages);
+	else
+		uds_collect_pages(&run, pages);
 	counts->fetched = uds_stage_count(&run,
-									  "SELECT (SELECT count(*) FROM incoming) + (SELECT count(*) FROM rejected)");
+									  "SELECT (SELECT count(*) FROM uds_incoming) + (SELECT count(*) FROM uds_rejected)");
 	uds_progress_records(counts->fetched);
-	if (pages->failed_of == 0)
+	if (pages->failed_of == 0 && !pages->pushed)
 		refuse_vanished(&run);
 
 	uds_part_begin(&part);
@@ -265,5 +288,6 @@ uds_reconcile(const UdsTask *task, const UdsSource *source,
 	}
 	uds_outcome_store(&run, NULL);
 	uds_part_end(&part, true);
+	uds_outcome_notify(&run, counts);
 	return counts->failed > 0 ? "partial" : "success";
 }

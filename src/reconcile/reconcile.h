@@ -25,6 +25,8 @@ typedef struct UdsPages
 	List	   *warnings;		/* of char * */
 	int64		shown;			/* task whose change set was approved, or 0 */
 	int64		failed_of;		/* only the records this task set aside, or 0 */
+	const char *pushed;			/* data type of records pushed, or NULL */
+	Datum		records;		/* those: a jsonb array */
 } UdsPages;
 
 /* error rows stored of one task; the rest is only counted */

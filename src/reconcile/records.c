@@ -21,7 +21,7 @@
  * counts for nothing: the record gets a new row.
  */
 static const char *const compare_sql =
-"INSERT INTO work (n, resource, record_id, uid, uid_key, data, gone, policy,"
+"INSERT INTO uds_work (n, resource, record_id, uid, uid_key, data, gone, policy,"
 "                  is_new, is_changed, was_deleted, pk, link)"
 "SELECT i.n, '{resource}',"
 "       CASE WHEN r.id IS NULL THEN nextval('uds.records_id_seq') ELSE r.id END,"
@@ -33,7 +33,7 @@ static const char *const compare_sql =
 "       CASE WHEN t.id IS NULL AND NOT i.gone THEN 'new' END"
 "  FROM (SELECT *, {on_deleted} <> 'keep'"
 "                  AND coalesce((data ->> 'isDeleted')::boolean, false) AS gone"
-"          FROM incoming"
+"          FROM uds_incoming"
 "         WHERE data_type = '{data_type}') AS i"
 "  LEFT JOIN uds.records r ON r.source_id = $1"
 "                         AND r.data_type = '{data_type}'"
@@ -46,7 +46,7 @@ static const char *const compare_sql =
  * is not missing; where that one could not even be told who it is, nobody is.
  */
 static const char *const missing_sql =
-"INSERT INTO work (resource, record_id, uid, uid_key, data, gone, policy,"
+"INSERT INTO uds_work (resource, record_id, uid, uid_key, data, gone, policy,"
 "                  is_new, is_changed, was_deleted, pk)"
 "SELECT '{resource}', r.id, r.uid, r.uid_key, r.data, true, {on_missing},"
 "       false, true, false, t.id"
@@ -55,10 +55,10 @@ static const char *const missing_sql =
 "  LEFT JOIN {table} t ON t.id = l.resource_pk::bigint"
 " WHERE r.source_id = $1 AND r.data_type = '{data_type}' AND NOT r.deleted"
 "   AND NOT EXISTS (SELECT 1"
-"                     FROM incoming i"
+"                     FROM uds_incoming i"
 "                    WHERE i.data_type = '{data_type}' AND i.uid_key = r.uid_key)"
 "   AND NOT EXISTS (SELECT 1"
-"                     FROM rejected j"
+"                     FROM uds_rejected j"
 "                    WHERE j.data_type = '{data_type}'"
 "                      AND (j.uid IS NULL OR j.uid = r.uid OR lower(j.uid) = r.uid_key))";
 
@@ -66,27 +66,27 @@ static const char *const insert_sql =
 "INSERT INTO uds.records (id, source_id, data_type, uid, uid_key, data, deleted, task_id)"
 "OVERRIDING SYSTEM VALUE "
 "SELECT record_id, $1, '{data_type}', uid, uid_key, data, gone, $2"
-"  FROM work"
+"  FROM uds_work"
 " WHERE is_new";
 
 static const char *const update_sql =
 "UPDATE uds.records r"
 "   SET uid = w.uid, data = w.data, last_data = r.data, deleted = w.gone,"
 "       changed_at = now(), task_id = $2"
-"  FROM work w"
+"  FROM uds_work w"
 " WHERE r.id = w.record_id AND w.is_changed AND NOT w.is_new";
 
 /* A new link replaces one to a row that is gone. */
 static const char *const unlink_sql =
 "DELETE FROM uds.record_resources l"
-" USING work w"
+" USING uds_work w"
 " WHERE l.record_id = w.record_id AND l.resource = '{resource}'"
 "   AND w.link IS NOT NULL AND NOT w.is_new";
 
 static const char *const link_sql =
 "INSERT INTO uds.record_resources (record_id, resource, resource_pk, created)"
 "SELECT record_id, '{resource}', pk::text, link = 'new'"
-"  FROM work"
+"  FROM uds_work"
 " WHERE link IS NOT NULL";
 
 static char *
@@ -109,11 +109,11 @@ expand(const UdsRun *run, const UdsResource *resource, const char *sql)
 void
 uds_records_compare(const UdsRun *run, const UdsResource *resource)
 {
-	uds_stage_clear("work");
+	uds_stage_clear("uds_work");
 	uds_stage_exec(run, expand(run, resource, compare_sql));
 	if (run->complete && strcmp(run->source->on_missing, "keep") != 0)
 		uds_stage_exec(run, expand(run, resource, missing_sql));
-	uds_stage_analyze("work");
+	uds_stage_analyze("uds_work");
 }
 
 /*

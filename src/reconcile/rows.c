@@ -49,13 +49,13 @@ static const char *const merged_sql =
 "             bool_or(coalesce(link = 'new', false)) AS is_new,"
 "             min(policy) FILTER (WHERE gone) AS policy,"
 "             min(uid) AS uid"
-"        FROM work"
+"        FROM uds_work"
 "       WHERE pk IS NOT NULL"
 "       GROUP BY pk),"
 "     live AS"
 "     (SELECT w.pk, $1 AS source_id, s.priority,"
 "             " SETTABLE("w.data", "s.columns") " AS data"
-"        FROM work w, uds.source_settings s"
+"        FROM uds_work w, uds.source_settings s"
 "       WHERE w.pk IS NOT NULL AND NOT w.gone AND s.id = $1"
 "       UNION ALL"
 "      SELECT t.pk, r.source_id, s.priority,"
@@ -82,7 +82,7 @@ static const char *const single_sql =
 "       coalesce(w.link = 'new', false) AS is_new,"
 "       w.was_deleted AND NOT w.gone AS is_back,"
 "       CASE WHEN w.gone THEN w.policy END AS policy"
-"  FROM work w, uds.source_settings s"
+"  FROM uds_work w, uds.source_settings s"
 " WHERE w.pk IS NOT NULL AND s.id = $1";
 
 /*
@@ -90,7 +90,7 @@ static const char *const single_sql =
  * disabled where another would be deleted.
  */
 static const char *const desire_sql =
-"INSERT INTO desired (n, pk, uid, merged, is_new, leave, was_disabled, is_disabled)"
+"INSERT INTO uds_desired (n, pk, uid, merged, is_new, leave, was_disabled, is_disabled)"
 "SELECT row_number() OVER (), q.pk, q.uid, q.data - '{unsettable}'::text[], q.is_new,"
 "       CASE WHEN NOT q.may_leave THEN NULL"
 "            WHEN q.policy = 'delete' AND NOT q.is_ours THEN 'disable'"
@@ -114,7 +114,7 @@ static const char *const desire_sql =
 
 /* Only the rows that differ are looked at again and written. */
 static const char *const compare_sql =
-"INSERT INTO differing (n, pk, uid, action, before, after)"
+"INSERT INTO uds_differing (n, pk, uid, action, before, after)"
 "SELECT s.n, s.pk, s.uid,"
 "       CASE WHEN s.enabled AND NOT s.old_enabled THEN 'enable'"
 "            WHEN s.old_enabled AND NOT s.enabled THEN 'disable'"
@@ -136,9 +136,9 @@ static const char *const compare_sql =
 static const char *const new_sql =
 "SELECT d.*, u AS old, jsonb_populate_record(u, d.merged) AS p,"
 "       f.department_id AS reference, f.pk IS NOT NULL AS reference_known"
-"  FROM desired d"
+"  FROM uds_desired d"
 "  JOIN {table} u ON u.id = d.pk"
-"  LEFT JOIN referred f ON f.pk = d.pk"
+"  LEFT JOIN uds_referred f ON f.pk = d.pk"
 " WHERE NOT d.is_new AND d.leave IS DISTINCT FROM 'delete'{differing}{rows}"
 " OFFSET 0";
 
@@ -149,9 +149,9 @@ static const char *const update_sql =
 "        FROM ({new}) AS n"
 "       WHERE t.id = n.pk"
 "   RETURNING t.id)"
-"INSERT INTO changed (resource, pk, uid, action, before, after)"
+"INSERT INTO uds_changed (resource, pk, uid, action, before, after)"
 "SELECT '{resource}', x.pk::text, x.uid, x.action, x.before, x.after"
-"  FROM differing x"
+"  FROM uds_differing x"
 "  JOIN written w ON w.id = x.pk";
 
 static const char *const insert_sql =
@@ -160,38 +160,38 @@ static const char *const insert_sql =
 "      SELECT n.pk, {values}"
 "        FROM (SELECT d.*, jsonb_populate_record(NULL::{table}, d.merged) AS p,"
 "                     f.department_id AS reference"
-"                FROM desired d"
-"                LEFT JOIN referred f ON f.pk = d.pk"
+"                FROM uds_desired d"
+"                LEFT JOIN uds_referred f ON f.pk = d.pk"
 "               WHERE d.is_new{rows}"
 "               OFFSET 0) AS n"
 "   RETURNING t.id, to_jsonb(t) AS after)"
-"INSERT INTO changed (resource, pk, uid, action, after)"
+"INSERT INTO uds_changed (resource, pk, uid, action, after)"
 "SELECT '{resource}', w.id::text, d.uid, 'create',"
 "       (SELECT jsonb_object_agg(a.key, a.value)"
 "          FROM jsonb_each(w.after) AS a"
 "         WHERE a.value <> 'null'"
 "           AND (d.merged ? a.key OR a.key IN ('enabled', '{reference_column}', '{required}')))"
 "  FROM written w"
-"  JOIN desired d ON d.pk = w.id";
+"  JOIN uds_desired d ON d.pk = w.id";
 
 /* Memberships go first, so that the change set has them. */
 static const char *const delete_sql =
 "WITH unlinked AS"
 "     (DELETE FROM uds.department_members m"
-"       USING leaving d"
+"       USING uds_leaving d"
 "       WHERE m.{member_column} = d.pk AND d.resource = '{resource}'{rows}"
 "   RETURNING m.*, CASE WHEN d.resource = 'users' THEN d.uid END AS uid),"
 "     told AS"
-"     (INSERT INTO changed (resource, pk, uid, action, before)"
+"     (INSERT INTO uds_changed (resource, pk, uid, action, before)"
 "      SELECT 'members', u.department_id || ':' || u.user_id, u.uid, 'unlink',"
 "             to_jsonb(u) - 'uid'"
 "        FROM unlinked u),"
 "     written AS"
 "     (DELETE FROM {table} t"
-"       USING leaving d"
+"       USING uds_leaving d"
 "       WHERE t.id = d.pk AND d.resource = '{resource}'{rows}"
 "   RETURNING t.id, d.uid, to_jsonb(t) AS before)"
-"INSERT INTO changed (resource, pk, uid, action, before)"
+"INSERT INTO uds_changed (resource, pk, uid, action, before)"
 "SELECT '{resource}', w.id::text, w.uid, 'delete', w.before"
 "  FROM written w";
 
@@ -199,7 +199,7 @@ static const char *const delete_sql =
 static const char *const keep_refused_sql =
 "UPDATE uds.records r"
 "   SET deleted = false"
-"  FROM rejected j"
+"  FROM uds_rejected j"
 "  JOIN uds.record_resources l ON l.resource = '{resource}' AND l.resource_pk = j.pk::text"
 " WHERE j.resource = '{resource}' AND r.id = l.record_id"
 "   AND r.source_id = $1 AND r.task_id = $2 AND r.deleted";
@@ -208,38 +208,38 @@ static const char *const keep_refused_sql =
 static const char *const complete_references_sql =
 "UPDATE {table} t"
 "   SET {reference_column} = f.department_id"
-"  FROM referred f"
-"  JOIN desired d ON d.pk = f.pk AND d.is_new"
+"  FROM uds_referred f"
+"  JOIN uds_desired d ON d.pk = f.pk AND d.is_new"
 " WHERE t.id = f.pk AND t.{reference_column} IS DISTINCT FROM f.department_id";
 
 static const char *const drop_references_sql =
-"UPDATE referred f"
+"UPDATE uds_referred f"
 "   SET department_id = NULL"
 " WHERE f.department_id IS NOT NULL"
 "   AND NOT EXISTS (SELECT 1 FROM uds.departments p WHERE p.id = f.department_id)";
 
 static const char *const forget_links_sql =
 "DELETE FROM uds.record_resources l"
-" USING changed c"
+" USING uds_changed c"
 " WHERE c.resource = '{resource}' AND c.action = 'delete'"
 "   AND l.resource = '{resource}' AND l.resource_pk = c.pk";
 
 static const char *const enabled_again_sql =
 "DELETE FROM uds.disabled_rows o"
-" USING desired d"
+" USING uds_desired d"
 " WHERE o.resource = '{resource}' AND o.resource_pk = d.pk::text"
 "   AND d.was_disabled AND (NOT d.is_disabled OR d.leave = 'delete')";
 
 static const char *const leaving_sql =
-"INSERT INTO leaving (resource, pk, uid)"
+"INSERT INTO uds_leaving (resource, pk, uid)"
 "SELECT '{resource}', pk, uid"
-"  FROM desired"
+"  FROM uds_desired"
 " WHERE leave = 'delete'";
 
 static const char *const disabled_now_sql =
 "INSERT INTO uds.disabled_rows (resource, resource_pk)"
 "SELECT '{resource}', pk::text"
-"  FROM desired"
+"  FROM uds_desired"
 " WHERE is_disabled AND NOT was_disabled AND leave IS DISTINCT FROM 'delete'";
 
 /* Pieces of statements that depend on the columns of a target table. */
@@ -354,12 +354,12 @@ uds_rows_desire(const UdsRun *run, const UdsResource *resource)
 	bool		single = !run->shared && strcmp(run->source->match_keys, "[]") == 0;
 	char	   *people = expand(resource, single ? single_sql : merged_sql);
 
-	uds_stage_clear("desired");
+	uds_stage_clear("uds_desired");
 	uds_stage_exec(run, expand(resource, uds_stage_expand(desire_sql,
 														  "people", people, NULL)));
-	uds_stage_analyze("desired");
+	uds_stage_analyze("uds_desired");
 	uds_stage_exec(run, expand(resource, leaving_sql));
-	uds_stage_clear("referred");
+	uds_stage_clear("uds_referred");
 }
 
 /* Runs a statement over desired, setting aside the rows it refuses. */
@@ -369,7 +369,7 @@ write_rows(const UdsRun *run, const UdsResource *resource, const char *sql)
 	UdsStatement statement = {
 		.sql = expand(resource, sql),
 		.rows = " AND d.n BETWEEN $3 AND $4",
-		.relation = "desired",
+		.relation = "uds_desired",
 		.pk = "pk",
 		.blamed = resource->name,
 		.reference = resource == &uds_departments ? "NULL::bigint" : NULL
@@ -384,19 +384,19 @@ update_rows(const UdsRun *run, const UdsResource *resource, ColumnLists *lists)
 {
 	char	   *new_all = uds_stage_expand(new_sql, "differing", "", NULL);
 	char	   *new_differing = uds_stage_expand(new_sql, "differing",
-												 " AND d.pk IN (SELECT x.pk FROM differing x)",
+												 " AND d.pk IN (SELECT x.pk FROM uds_differing x)",
 												 NULL);
 
-	uds_stage_clear("differing");
+	uds_stage_clear("uds_differing");
 	write_rows(run, resource, uds_stage_expand(compare_sql,
 											   "new", new_all,
 											   "enabled", enabled_expression(resource),
 											   "pairs", lists->pairs.data,
 											   "values", lists->values.data,
 											   "old", lists->old.data, NULL));
-	if (uds_stage_count(run, "SELECT count(*) FROM differing") == 0)
+	if (uds_stage_count(run, "SELECT count(*) FROM uds_differing") == 0)
 		return;
-	uds_stage_analyze("differing");
+	uds_stage_analyze("uds_differing");
 	write_rows(run, resource, uds_stage_expand(update_sql,
 											   "columns", lists->columns.data,
 											   "values", lists->values.data,
@@ -407,7 +407,7 @@ update_rows(const UdsRun *run, const UdsResource *resource, ColumnLists *lists)
 static void
 insert_rows(const UdsRun *run, const UdsResource *resource, ColumnLists *lists)
 {
-	if (uds_stage_count(run, "SELECT count(*) FROM desired WHERE is_new") == 0)
+	if (uds_stage_count(run, "SELECT count(*) FROM uds_desired WHERE is_new") == 0)
 		return;
 	if (!write_rows(run, resource, uds_stage_expand(insert_sql,
 													"columns", lists->columns.data,
@@ -454,13 +454,13 @@ uds_rows_delete(const UdsRun *run, const UdsResource *resource)
 								resource == &uds_users ? "user_id" : "department_id",
 								NULL),
 		.rows = " AND d.n BETWEEN $3 AND $4",
-		.relation = "leaving",
+		.relation = "uds_leaving",
 		.pk = "pk",
 		.blamed = resource->name
 	};
 
 	if (uds_stage_count(run, expand(resource,
-									"SELECT count(*) FROM leaving WHERE resource = '{resource}'")) == 0)
+									"SELECT count(*) FROM uds_leaving WHERE resource = '{resource}'")) == 0)
 		return;
 	if (uds_stage_isolate(run, resource, &statement))
 		uds_stage_exec(run, expand(resource, keep_refused_sql));

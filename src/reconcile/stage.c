@@ -26,18 +26,18 @@
 
 static const char *const create_sql[] = {
 	/* records as they came from the pages, bad ones included */
-	"CREATE TEMP TABLE mapped"
+	"CREATE TEMP TABLE uds_mapped"
 	"(seq integer, ord integer, data_type text, merge boolean,"
 	" uid text, uid_key text, data jsonb, error text)"
 	" ON COMMIT DROP",
 
 	/* one row per record of the task, duplicates merged */
-	"CREATE TEMP TABLE incoming"
+	"CREATE TEMP TABLE uds_incoming"
 	"(n bigint, data_type text, uid text, uid_key text, data jsonb)"
 	" ON COMMIT DROP",
 
 	/* records set aside */
-	"CREATE TEMP TABLE rejected"
+	"CREATE TEMP TABLE uds_rejected"
 	"(n bigint, data_type text, uid text, resource text, pk bigint,"
 	" sqlstate text, message text, record jsonb)"
 	" ON COMMIT DROP",
@@ -47,48 +47,48 @@ static const char *const create_sql[] = {
 	 * record does not stand behind its row any longer; policy: why and then
 	 * what; link: new or matched, NULL if linked before
 	 */
-	"CREATE TEMP TABLE work"
+	"CREATE TEMP TABLE uds_work"
 	"(n bigint, resource text, record_id bigint, uid text, uid_key text, data jsonb,"
 	" gone boolean, policy text, is_new boolean, is_changed boolean,"
 	" was_deleted boolean, pk bigint, link text)"
 	" ON COMMIT DROP",
 
 	/* what the target rows should be; leave: delete or disable, NULL to stay */
-	"CREATE TEMP TABLE desired"
+	"CREATE TEMP TABLE uds_desired"
 	"(n bigint, pk bigint, uid text, merged jsonb, is_new boolean, leave text,"
 	" was_disabled boolean, is_disabled boolean)"
 	" ON COMMIT DROP",
 
 	/* the department each row should point to, where that is known */
-	"CREATE TEMP TABLE referred"
+	"CREATE TEMP TABLE uds_referred"
 	"(pk bigint, department_id bigint)"
 	" ON COMMIT DROP",
 
 	/* rows that were disabled because their records went */
-	"CREATE TEMP TABLE leavers (pk bigint) ON COMMIT DROP",
+	"CREATE TEMP TABLE uds_leavers (pk bigint) ON COMMIT DROP",
 
 	/* rows to delete, of all resources */
-	"CREATE TEMP TABLE leaving"
+	"CREATE TEMP TABLE uds_leaving"
 	"(n bigint GENERATED ALWAYS AS IDENTITY, resource text, pk bigint, uid text)"
 	" ON COMMIT DROP",
 
 	/* rows that differ from what they should be */
-	"CREATE TEMP TABLE differing"
+	"CREATE TEMP TABLE uds_differing"
 	"(n bigint, pk bigint, uid text, action text, before jsonb, after jsonb)"
 	" ON COMMIT DROP",
 
 	/* uids of departments to their rows, of every source that matters */
-	"CREATE TEMP TABLE department_ref"
+	"CREATE TEMP TABLE uds_department_ref"
 	"(source_id bigint, uid_key text, pk bigint)"
 	" ON COMMIT DROP",
 
 	/* who leads a department, as the department's record says */
-	"CREATE TEMP TABLE owners"
+	"CREATE TEMP TABLE uds_owners"
 	"(source_id bigint, department_id bigint, uid_key text)"
 	" ON COMMIT DROP",
 
 	/* memberships as the live records assert them */
-	"CREATE TEMP TABLE asserted"
+	"CREATE TEMP TABLE uds_asserted"
 	"(user_id bigint, department_id bigint, is_owner boolean, is_main boolean,"
 	" source_id bigint, priority integer, ord bigint)"
 	" ON COMMIT DROP",
@@ -97,18 +97,18 @@ static const char *const create_sql[] = {
 	 * users whose memberships this task decides; silent: sources whose record
 	 * leaves them alone; decided: any record says something, or none is left
 	 */
-	"CREATE TEMP TABLE member_scope"
+	"CREATE TEMP TABLE uds_member_scope"
 	"(user_id bigint, silent bigint[], decided boolean)"
 	" ON COMMIT DROP",
 
 	/* memberships to add, alter or withdraw */
-	"CREATE TEMP TABLE member_diff"
+	"CREATE TEMP TABLE uds_member_diff"
 	"(n bigint, user_id bigint, department_id bigint, action text, uid text,"
 	" is_owner boolean, source_id bigint, before jsonb)"
 	" ON COMMIT DROP",
 
 	/* the change set: what was written */
-	"CREATE TEMP TABLE changed"
+	"CREATE TEMP TABLE uds_changed"
 	"(seq bigint GENERATED ALWAYS AS IDENTITY, resource text, pk text, uid text, action text, before jsonb, after jsonb)"
 	" ON COMMIT DROP"
 };
@@ -116,7 +116,8 @@ static const char *const create_sql[] = {
 /* What the owner of the source needs of the stage to write targets. */
 static const char *const grant_sql =
 "GRANT SELECT, INSERT"
-"   ON desired, referred, leavers, leaving, differing, member_diff, changed"
+"   ON uds_desired, uds_referred, uds_leavers, uds_leaving, uds_differing,"
+"      uds_member_diff, uds_changed"
 "   TO {owner}";
 
 static const char *const unique_of_users[] = {"username", "email", "phone", NULL};
@@ -157,6 +158,22 @@ uds_stage_create(const UdsRun *run)
 
 	/* what a record violates must show in its statement, not at commit */
 	uds_spi_exec("SET CONSTRAINTS ALL IMMEDIATE", 0, NULL, NULL, NULL);
+}
+
+/*
+ * Drops the stage relations, for the next task of the same transaction.
+ */
+void
+uds_stage_drop(void)
+{
+	for (int i = 0; i < lengthof(create_sql); i++)
+	{
+		const char *name = create_sql[i] + strlen("CREATE TEMP TABLE ");
+
+		uds_spi_exec(psprintf("DROP TABLE pg_temp.%.*s",
+							  (int) strcspn(name, " ("), name),
+					 0, NULL, NULL, NULL);
+	}
 }
 
 /*
@@ -269,7 +286,7 @@ uds_stage_count(const UdsRun *run, const char *sql)
 "SELECT w.pk, s.id AS source_id, s.priority, w.data," \
 "       coalesce(t.manifest -> 'ignore_case' ? 'user', false) AS fold_users," \
 "       coalesce(t.manifest -> 'ignore_case' ? 'department', false) AS fold_departments" \
-"  FROM work w, uds.source_settings s" \
+"  FROM uds_work w, uds.source_settings s" \
 "  JOIN uds.source_types t ON t.name = s.type" \
 " WHERE w.pk IS NOT NULL AND NOT w.gone AND s.id = $1"
 
@@ -278,7 +295,7 @@ uds_stage_count(const UdsRun *run, const char *sql)
 "SELECT d.pk, s.id, s.priority, r.data," \
 "       coalesce(t.manifest -> 'ignore_case' ? 'user', false)," \
 "       coalesce(t.manifest -> 'ignore_case' ? 'department', false)" \
-"  FROM desired d" \
+"  FROM uds_desired d" \
 "  JOIN uds.record_resources l ON l.resource_pk = d.pk::text AND l.resource = "
 
 #define OTHERS_LIVE_TAIL \

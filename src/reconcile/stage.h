@@ -66,6 +66,7 @@ extern const UdsResource uds_departments;
 
 /* stage.c */
 extern void uds_stage_create(const UdsRun *run);
+extern void uds_stage_drop(void);
 extern void uds_stage_clear(const char *relation);
 extern void uds_stage_analyze(const char *relation);
 extern char *uds_stage_expand(const char *sql,...);
@@ -82,6 +83,7 @@ extern bool uds_stage_isolate(const UdsRun *run, const UdsResource *resource,
 
 /* collect.c */
 extern void uds_collect_pages(const UdsRun *run, const UdsPages *pages);
+extern void uds_collect_pushed(const UdsRun *run, const UdsPages *pages);
 
 /* records.c */
 extern void uds_records_compare(const UdsRun *run, const UdsResource *resource);
@@ -109,6 +111,7 @@ extern void uds_outcome_count(const UdsRun *run, UdsTaskCounts *counts);
 extern char *uds_outcome_guard(const UdsRun *run);
 extern UdsKept *uds_outcome_keep(const UdsRun *run);
 extern void uds_outcome_store(const UdsRun *run, UdsKept *kept);
+extern void uds_outcome_notify(const UdsRun *run, const UdsTaskCounts *counts);
 extern bool uds_outcome_differs(const UdsRun *run, int64 shown);
 
 /* members.c */

@@ -1,0 +1,249 @@
+/*-------------------------------------------------------------------------
+ *
+ * push.c
+ *		uds_push(): records handed to us instead of fetched.
+ *
+ * Runs in backends, in the caller's transaction, as the extension's owner;
+ * target tables are written as the source's owner.  Locks as reconcile.h
+ * says, so that pushes and syncs take turns.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "catalog/pg_type.h"
+#include "executor/spi.h"
+#include "fmgr.h"
+#include "miscadmin.h"
+#include "portability/instr_time.h"
+#include "utils/builtins.h"
+
+#include "reconcile/reconcile.h"
+#include "reconcile/stage.h"
+
+PG_FUNCTION_INFO_V1(uds_push);
+
+static const char *const envelope_sql =
+"SELECT jsonb_typeof($1), $1 ->> 'dataType', jsonb_typeof($1 -> 'dataType'),"
+"       jsonb_typeof($1 -> 'records'),"
+"       CASE WHEN jsonb_typeof($1 -> 'records') = 'array'"
+"            THEN jsonb_array_length($1 -> 'records') END,"
+"       $1 ->> 'matchKey', jsonb_typeof($1 -> 'matchKey'),"
+"       coalesce($1 ->> 'sourceName', 'api'), jsonb_typeof($1 -> 'sourceName'),"
+"       $1 -> 'records'";
+
+static const char *const begin_sql =
+"INSERT INTO uds.tasks (source_id, kind, status, attempt, requested_by, started_at)"
+"VALUES ($1, 'push', 'processing', 1, $2, clock_timestamp())"
+"RETURNING id";
+
+/* $1 task, $2 resource of the reply, $3 the resource it means, $4 records given */
+static const char *const result_sql =
+"SELECT jsonb_build_object('resource', $2, 'detail',"
+"         jsonb_build_object("
+"           'count', jsonb_build_object('all', $4, 'success', $4 - count(e.*), 'failed', count(e.*)),"
+"           'failedRecords', coalesce(jsonb_agg(jsonb_build_object('record', e.record, 'message', e.message)"
+"                                               ORDER BY e.seq) FILTER (WHERE e.seq IS NOT NULL), '[]')))"
+"  FROM (SELECT) AS one"
+"  LEFT JOIN uds.task_errors e ON e.task_id = $1 AND (e.resource IS NULL OR e.resource = $3)";
+
+static const char *const reply_sql =
+"SELECT jsonb_build_object('code', 0, 'message', 'success', 'task', $1, 'result', $2)";
+
+/* What a push asks for. */
+typedef struct Envelope
+{
+	char	   *data_type;
+	char	   *match_key;		/* or NULL */
+	char	   *source;
+	int64		all;			/* records given */
+	Datum		records;		/* jsonb */
+} Envelope;
+
+static void
+refuse(const char *message, const char *hint)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+			 errmsg("cannot take what was pushed: %s", message),
+			 errhint("%s", hint)));
+}
+
+/* Whether a member of the envelope is there and not text. */
+static bool
+not_text(int column)
+{
+	char	   *type = uds_spi_text(0, column);
+
+	return type != NULL && strcmp(type, "null") != 0 && strcmp(type, "string") != 0;
+}
+
+/* Reads the envelope; ERROR if it is not one. */
+static Envelope *
+open_envelope(Datum data)
+{
+	Oid			types[1] = {JSONBOID};
+	Envelope   *envelope = palloc0(sizeof(Envelope));
+	const char *shape = "Send {\"dataType\": \"user\" or \"department\", \"records\": [{…}, …], \"matchKey\": …, \"sourceName\": …}.";
+	bool		isnull;
+	char	   *text;
+
+	uds_spi_exec(envelope_sql, 1, types, &data, NULL);
+	if (strcmp(uds_spi_text(0, 1), "object") != 0)
+		refuse("it is not a JSON object", shape);
+
+	envelope->data_type = uds_spi_text(0, 2);
+	if (envelope->data_type == NULL)
+		refuse("it has no dataType", shape);
+	if (not_text(3) || (strcmp(envelope->data_type, UDS_TYPE_USER) != 0 &&
+						strcmp(envelope->data_type, UDS_TYPE_DEPARTMENT) != 0))
+		refuse(psprintf("unknown dataType \"%s\"", envelope->data_type),
+			   "Known are \"user\" and \"department\".");
+
+	text = uds_spi_text(0, 4);
+	if (text == NULL || strcmp(text, "null") == 0)
+		refuse("it has no records", shape);
+	if (strcmp(text, "array") != 0)
+		refuse("records is not a list", shape);
+	envelope->all = pg_strtoint64(uds_spi_text(0, 5));
+	if (envelope->all == 0)
+		refuse("the list of records is empty", shape);
+
+	envelope->match_key = uds_spi_text(0, 6);
+	if (envelope->match_key != NULL && envelope->match_key[0] == '\0')
+		envelope->match_key = NULL;
+	if (envelope->match_key != NULL &&
+		(not_text(7) || (strcmp(envelope->match_key, "username") != 0 &&
+						 strcmp(envelope->match_key, "email") != 0 &&
+						 strcmp(envelope->match_key, "phone") != 0)))
+		refuse(psprintf("unknown matchKey \"%s\"", envelope->match_key),
+			   "Known are \"username\", \"email\" and \"phone\".");
+
+	envelope->source = uds_spi_text(0, 8);
+	if (not_text(9))
+		refuse("sourceName is not text", shape);
+	envelope->records = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc,
+									  10, &isnull);
+	return envelope;
+}
+
+/* Finds the source that records are pushed to; ERROR if it cannot be. */
+static UdsSource *
+find_source(const Envelope *envelope)
+{
+	UdsSource  *source = uds_source_load_by_name(envelope->source);
+
+	if (strcmp(source->type, "push") != 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+				 errmsg("source \"%s\" is read, it cannot be pushed to", source->name),
+				 errhint("Create a source of type \"push\" for what is pushed.")));
+	if (!source->enabled)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("source \"%s\" is disabled", source->name),
+				 errhint("Enable it with uds_alter_source(%s, enabled => true).",
+						 quote_literal_cstr(source->name))));
+	if (envelope->match_key != NULL)
+		source->match_keys = psprintf("[\"%s\"]", envelope->match_key);
+	return source;
+}
+
+static int64
+begin_task(const UdsSource *source, Oid caller)
+{
+	Oid			types[2] = {INT8OID, TEXTOID};
+	Datum		values[2] = {Int64GetDatum(source->id),
+	CStringGetTextDatum(GetUserNameFromId(caller, false))};
+	bool		isnull;
+
+	return DatumGetInt64(uds_spi_value(begin_sql, 2, types, values, NULL, &isnull));
+}
+
+static Datum
+describe_resource(int64 task, const char *name, const char *means, int64 all)
+{
+	Oid			types[4] = {INT8OID, TEXTOID, TEXTOID, INT8OID};
+	Datum		values[4] = {Int64GetDatum(task), CStringGetTextDatum(name),
+	CStringGetTextDatum(means), Int64GetDatum(all)};
+	bool		isnull;
+
+	return uds_spi_value(result_sql, 4, types, values, NULL, &isnull);
+}
+
+/* The reply, as jsonb in SPI's memory: a part for each resource concerned. */
+static Datum
+make_reply(int64 task, const Envelope *envelope)
+{
+	bool		users = strcmp(envelope->data_type, UDS_TYPE_USER) == 0;
+	Oid			types[3] = {INT8OID, JSONBOID, JSONBOID};
+	Datum		values[3] = {Int64GetDatum(task)};
+	bool		isnull;
+
+	if (users)
+	{
+		values[1] = describe_resource(task, "users", "users", envelope->all);
+		values[2] = describe_resource(task, "departments", "members", envelope->all);
+		values[1] = uds_spi_value("SELECT jsonb_build_array($2, $3) WHERE $1 > 0",
+								  3, types, values, NULL, &isnull);
+	}
+	else
+	{
+		values[1] = describe_resource(task, "departments", "departments", envelope->all);
+		values[1] = uds_spi_value("SELECT jsonb_build_array($2) WHERE $1 > 0",
+								  2, types, values, NULL, &isnull);
+	}
+	return uds_spi_value(reply_sql, 2, types, values, NULL, &isnull);
+}
+
+/*
+ * uds_push(data) → jsonb: takes records in the caller's transaction
+ *
+ * ERROR where the envelope is wrong; records that are wrong are reported in
+ * the reply and the task ends partial.
+ */
+Datum
+uds_push(PG_FUNCTION_ARGS)
+{
+	MemoryContext caller_context = CurrentMemoryContext;
+	Oid			caller = GetUserId();
+	UdsIdentity saved;
+	Envelope   *envelope;
+	UdsSource  *source;
+	UdsTask		task = {.kind = "push",.mode = "auto",.attempt = 1};
+	UdsPages	pages = {0};
+	const char *status;
+	char	   *message;
+	Datum		reply;
+	instr_time	start;
+	instr_time	end;
+
+	if (PG_ARGISNULL(0))
+		refuse("it is null", "Send a JSON object.");
+	INSTR_TIME_SET_CURRENT(start);
+	uds_become_trusted(uds_extension_owner(), &saved);
+	SPI_connect();
+	envelope = open_envelope(PG_GETARG_DATUM(0));
+	source = find_source(envelope);
+	task.source_id = source->id;
+	task.id = begin_task(source, caller);
+	task.counts.complete = -1;
+
+	pages.task = task.id;
+	pages.pushed = envelope->data_type;
+	pages.records = envelope->records;
+	status = uds_reconcile(&task, source, &pages, &task.counts, &message);
+	task.counts.complete = -1;
+	INSTR_TIME_SET_CURRENT(end);
+	INSTR_TIME_SUBTRACT(end, start);
+	task.counts.apply_ms = (int64) INSTR_TIME_GET_MILLISEC(end);
+	uds_task_finish(task.id, status, message, &task.counts);
+	uds_source_note_success(source->id, task.id);
+	reply = make_reply(task.id, envelope);
+	MemoryContextSwitchTo(caller_context);
+	reply = PointerGetDatum(PG_DETOAST_DATUM_COPY(reply));
+	uds_stage_drop();
+	SPI_finish();
+	uds_unbecome(&saved);
+	PG_RETURN_DATUM(reply);
+}
