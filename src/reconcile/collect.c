@@ -71,7 +71,9 @@ static const char *const reject_sql =
 /*
  * The last copy of a record decides.  Where the manifest says merge, the
  * departments of all copies are joined, each with the flags any copy gave it,
- * in the order in which they first came.
+ * in the order in which they first came.  Such copies come in any order, since
+ * several requests are in flight: of two spellings of one uid always the same
+ * is taken, or each sync would change the record.
  */
 static const char *const merge_sql =
 "WITH torn AS"
@@ -114,7 +116,8 @@ static const char *const merge_sql =
 "  FROM (SELECT DISTINCT ON (data_type, uid_key) data_type, uid, uid_key, data"
 "          FROM uds_mapped"
 "         WHERE error IS NULL"
-"         ORDER BY data_type, uid_key, seq DESC, ord DESC) AS l"
+"         ORDER BY data_type, uid_key, CASE WHEN merge THEN uid END COLLATE \"C\","
+"                  seq DESC, ord DESC) AS l"
 "  LEFT JOIN joined j USING (data_type, uid_key)";
 
 /* $3 the task that set them aside */
