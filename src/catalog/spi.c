@@ -5,7 +5,7 @@
  *		the owner of the extension.
  *
  * Owns no table.  uds_xact_*() run in background workers only, the rest in
- * backends too.  Takes no locks of its own.
+ * backends too.  A transaction of a worker locks the extension.
  *
  *-------------------------------------------------------------------------
  */
@@ -20,6 +20,7 @@
 #include "executor/spi.h"
 #include "miscadmin.h"
 #include "pgstat.h"
+#include "storage/lmgr.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/rel.h"
@@ -27,6 +28,20 @@
 
 #include "catalog/catalog.h"
 #include "uds.h"
+
+/*
+ * Keeps the extension from being dropped until the transaction ends.  DROP
+ * EXTENSION locks it before anything in it: who has waited here takes no
+ * lock that it waits for, so that the two do not deadlock.
+ */
+static void
+lock_extension(void)
+{
+	Oid			extension = get_extension_oid("uds", true);
+
+	if (OidIsValid(extension))
+		LockDatabaseObject(ExtensionRelationId, extension, 0, AccessShareLock);
+}
 
 /*
  * Begins a transaction of a worker, with SPI connected and a snapshot taken.
@@ -39,6 +54,7 @@ uds_xact_begin(const char *activity)
 {
 	SetCurrentStatementStartTimestamp();
 	StartTransactionCommand();
+	lock_extension();
 	if (SPI_connect() != SPI_OK_CONNECT)
 		elog(ERROR, "SPI_connect failed");
 	PushActiveSnapshot(GetTransactionSnapshot());
