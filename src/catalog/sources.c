@@ -542,6 +542,8 @@ uds_drop_source(PG_FUNCTION_ARGS)
 				 " USING uds.records r"
 				 " WHERE r.id = l.record_id AND r.source_id = $1",
 				 1, types, values, NULL);
+	uds_spi_exec("DELETE FROM uds.pending_references WHERE source_id = $1",
+				 1, types, values, NULL);
 	uds_spi_exec("DELETE FROM uds.records WHERE source_id = $1",
 				 1, types, values, NULL);
 	uds_spi_exec("DELETE FROM uds.source_settings WHERE id = $1",

@@ -129,12 +129,12 @@ static const char *const only_failed_sql =
 
 /* From mapped to incoming and rejected. */
 static void
-merge_mapped(void)
+merge_mapped(const UdsRun *run)
 {
-	uds_stage_analyze("uds_mapped");
+	uds_stage_analyze(run, "uds_mapped");
 	uds_spi_exec(reject_sql, 0, NULL, NULL, NULL);
 	uds_spi_exec(merge_sql, 0, NULL, NULL, NULL);
-	uds_stage_clear("uds_mapped");
+	uds_stage_clear(run, "uds_mapped");
 }
 
 /*
@@ -156,14 +156,14 @@ uds_collect_pages(const UdsRun *run, const UdsPages *pages)
 	values[2] = Int32GetDatum(pages->attempt);
 	values[3] = makeArrayResult(streams, CurrentMemoryContext);
 	uds_spi_exec(map_sql, 4, types, values, NULL);
-	merge_mapped();
+	merge_mapped(run);
 	if (pages->failed_of != 0)
 	{
 		types[2] = INT8OID;
 		values[2] = Int64GetDatum(pages->failed_of);
 		uds_spi_exec(only_failed_sql, 3, types, values, NULL);
 	}
-	uds_stage_analyze("uds_incoming");
+	uds_stage_analyze(run, "uds_incoming");
 }
 
 /*
@@ -179,6 +179,6 @@ uds_collect_pushed(const UdsRun *run, const UdsPages *pages)
 	pages->records};
 
 	uds_spi_exec(pushed_sql, 4, types, values, NULL);
-	merge_mapped();
-	uds_stage_analyze("uds_incoming");
+	merge_mapped(run);
+	uds_stage_analyze(run, "uds_incoming");
 }

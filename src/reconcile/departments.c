@@ -29,13 +29,47 @@ static const char *const refer_sql =
 "  FROM uds.records r"
 "  JOIN uds.record_resources l ON l.record_id = r.id AND l.resource = 'departments'"
 "  JOIN uds.departments d ON d.id = l.resource_pk::bigint"
-" WHERE r.data_type = 'department' {only_own}"
+" WHERE r.data_type = 'department' {only_own} {only_needed}"
 "   AND NOT EXISTS (SELECT 1"
 "                     FROM uds_work w"
 "                    WHERE w.record_id = r.id AND w.resource = 'departments')"
 "   AND NOT EXISTS (SELECT 1"
 "                     FROM uds_leaving x"
 "                    WHERE x.resource = 'departments' AND x.pk = d.id)";
+
+/* The departments that the records in work name, each by its source. */
+static const char *const named_by_users_sql =
+"SELECT w.record_id, s.id AS source_id,"
+"       CASE WHEN coalesce(t.manifest -> 'ignore_case' ? 'department', false)"
+"            THEN lower(e.uid) ELSE e.uid END AS uid_key"
+"  FROM uds_work w"
+"  JOIN uds.source_settings s ON s.id = $1"
+"  JOIN uds.source_types t ON t.name = s.type"
+" CROSS JOIN LATERAL"
+"       (SELECT CASE jsonb_typeof(a.value) WHEN 'object' THEN a.value ->> 'uid'"
+"                                          ELSE a.value #>> '{}' END AS uid"
+"          FROM jsonb_array_elements(CASE jsonb_typeof(w.data -> 'departments')"
+"                                         WHEN 'array' THEN w.data -> 'departments'"
+"                                         ELSE '[]' END) AS a (value)) AS e"
+" WHERE w.resource = 'users' AND NOT w.gone AND e.uid <> ''";
+
+static const char *const named_by_departments_sql =
+"SELECT w.record_id, s.id AS source_id,"
+"       CASE WHEN coalesce(t.manifest -> 'ignore_case' ? 'department', false)"
+"            THEN lower(w.data ->> 'parentUid') ELSE w.data ->> 'parentUid' END AS uid_key"
+"  FROM uds_work w"
+"  JOIN uds.source_settings s ON s.id = $1"
+"  JOIN uds.source_types t ON t.name = s.type"
+" WHERE w.resource = 'departments' AND NOT w.gone AND w.data ->> 'parentUid' <> ''";
+
+/* Of other sources on the same rows, everything they name may matter. */
+static const char *const needed_sql =
+"INSERT INTO uds_needed (source_id, uid_key)"
+"SELECT DISTINCT n.source_id, n.uid_key FROM ({named}) AS n";
+
+static const char *const only_needed_sql =
+"AND (r.source_id <> $1"
+"     OR r.uid_key = ANY (ARRAY(SELECT n.uid_key FROM uds_needed n)))";
 
 /* A row that is to go is nothing to refer to any more. */
 static const char *const staying_sql =
@@ -59,26 +93,18 @@ static const char *const parents_sql =
 /* The parents as they would be; of each cycle, the youngest row is cut off. */
 static const char *const cycles_sql =
 "CREATE TEMP TABLE uds_cut ON COMMIT DROP AS "
-"WITH RECURSIVE parent AS"
-"     (SELECT d.id AS pk,"
-"             CASE WHEN f.pk IS NULL THEN d.parent_id ELSE f.department_id END AS up"
-"        FROM uds.departments d"
-"        LEFT JOIN uds_referred f ON f.pk = d.id"
+"WITH RECURSIVE walk AS"
+"     (SELECT f.pk AS start, f.department_id AS at, ARRAY[f.pk] AS seen"
+"        FROM uds_referred f"
+"       WHERE f.department_id IS NOT NULL"
 "       UNION ALL"
-"      SELECT n.pk, f.department_id"
-"        FROM uds_desired n"
-"        JOIN uds_referred f USING (pk)"
-"       WHERE n.is_new),"
-"     walk AS"
-"     (SELECT p.pk AS start, p.up AS at, ARRAY[p.pk] AS seen"
-"        FROM parent p"
-"        JOIN uds_referred f USING (pk)"
-"       WHERE p.up IS NOT NULL"
-"       UNION ALL"
-"      SELECT w.start, p.up, w.seen || w.at"
+"      SELECT w.start,"
+"             CASE WHEN f.pk IS NULL THEN d.parent_id ELSE f.department_id END,"
+"             w.seen || w.at"
 "        FROM walk w"
-"        JOIN parent p ON p.pk = w.at"
-"       WHERE w.at <> ALL (w.seen) AND p.up IS NOT NULL) "
+"        LEFT JOIN uds_referred f ON f.pk = w.at"
+"        LEFT JOIN uds.departments d ON d.id = w.at"
+"       WHERE w.at <> ALL (w.seen) AND w.at IS NOT NULL) "
 "SELECT DISTINCT (SELECT max(s.pk)"
 "                   FROM unnest(w.seen) AS s (pk)"
 "                   JOIN uds_referred f USING (pk)) AS pk"
@@ -101,21 +127,46 @@ static const char *const cut_error_sql =
 static const char *const leaves_sql =
 "UPDATE uds.departments d"
 "   SET is_leaf = NOT d.is_leaf"
-" WHERE d.is_leaf = EXISTS (SELECT 1 FROM uds.departments c WHERE c.parent_id = d.id)";
+" WHERE d.is_leaf = EXISTS (SELECT 1 FROM uds.departments c WHERE c.parent_id = d.id) {only}";
+
+/* Rows that were made, and parents that were gained or lost. */
+static const char *const only_touched_sql =
+"AND d.id = ANY (ARRAY(SELECT k.id::bigint"
+"                        FROM uds_changed c"
+"                       CROSS JOIN LATERAL (VALUES (c.pk), (c.before ->> 'parent_id'),"
+"                                                  (c.after ->> 'parent_id')) AS k (id)"
+"                       WHERE c.resource = 'departments' AND k.id IS NOT NULL))";
 
 /*
- * Fills department_ref from the task's departments in work and from those
- * stored before, or, once the former are stored too, from the latter alone.
+ * Returns a query for the departments that the records in work name:
+ * record_id, source_id, uid_key.
+ */
+const char *
+uds_departments_of_record(const UdsResource *resource)
+{
+	return resource == &uds_users ? named_by_users_sql : named_by_departments_sql;
+}
+
+/*
+ * Fills department_ref: with the task's departments while these are in work,
+ * and with those stored before.  Of a small task, only those that the records
+ * of "resource" in work name: what a push costs must not depend on how many
+ * departments there are.
  */
 void
-uds_departments_refer(const UdsRun *run)
+uds_departments_refer(const UdsRun *run, const UdsResource *resource)
 {
-	uds_stage_clear("uds_department_ref");
+	uds_stage_clear(run, "uds_department_ref");
+	uds_stage_clear(run, "uds_needed");
+	if (run->small)
+		uds_stage_exec(run, uds_stage_expand(needed_sql, "named",
+											 uds_departments_of_record(resource), NULL));
 	uds_stage_exec(run, uds_stage_expand(refer_sql,
 										 "staying_work", staying_sql,
+										 "only_needed", run->small ? only_needed_sql : "",
 										 "only_own", run->shared ? "" : "AND r.source_id = $1",
 										 NULL));
-	uds_stage_analyze("uds_department_ref");
+	uds_stage_analyze(run, "uds_department_ref");
 }
 
 /*
@@ -128,7 +179,7 @@ uds_departments_resolve_parents(const UdsRun *run)
 	uds_stage_exec(run, uds_stage_expand(parents_sql,
 										 "live", uds_stage_live(run, &uds_departments),
 										 NULL));
-	uds_stage_analyze("uds_referred");
+	uds_stage_analyze(run, "uds_referred");
 	if (uds_stage_exec(run, cycles_sql) > 0)
 	{
 		uds_stage_exec(run, cut_sql);
@@ -138,10 +189,12 @@ uds_departments_resolve_parents(const UdsRun *run)
 }
 
 /*
- * Sets is_leaf where it is wrong.
+ * Sets is_leaf where it is wrong; of a small task, where it can have become so.
  */
 void
 uds_departments_mark_leaves(const UdsRun *run)
 {
-	uds_stage_exec_as_owner(run, leaves_sql);
+	uds_stage_exec_as_owner(run, uds_stage_expand(leaves_sql, "only",
+												  run->small ? only_touched_sql : "",
+												  NULL));
 }

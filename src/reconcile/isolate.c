@@ -246,7 +246,7 @@ uds_stage_isolate(const UdsRun *run, const UdsResource *resource,
 	/* from here on single rows must be found fast */
 	uds_spi_exec(psprintf("CREATE INDEX ON %s (n)", statement->relation),
 				 0, NULL, NULL, NULL);
-	uds_stage_analyze(statement->relation);
+	uds_stage_analyze(run, statement->relation);
 	isolation.plan = SPI_prepare(uds_stage_expand(statement->sql,
 												  "rows", statement->rows,
 												  "reference", statement->reference ?

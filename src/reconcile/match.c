@@ -101,5 +101,5 @@ uds_match_users(const UdsRun *run)
 	uds_stage_exec(run, drop_sql);
 	uds_stage_exec(run, link_sql);
 	uds_spi_exec("DROP TABLE uds_matched", 0, NULL, NULL, NULL);
-	uds_stage_analyze("uds_work");
+	uds_stage_analyze(run, "uds_work");
 }

@@ -183,16 +183,16 @@ uds_members_desire(const UdsRun *run)
 	const char *live = uds_stage_live(run, &uds_users);
 
 	uds_stage_exec(run, uds_stage_expand(scope_sql, "live", live, NULL));
-	uds_stage_analyze("uds_member_scope");
+	uds_stage_analyze(run, "uds_member_scope");
 	uds_stage_exec(run, uds_stage_expand(assert_sql, "live", live, NULL));
-	uds_stage_analyze("uds_asserted");
+	uds_stage_analyze(run, "uds_asserted");
 	if (uds_stage_exec(run, owners_sql) > 0)
 	{
-		uds_stage_analyze("uds_owners");
+		uds_stage_analyze(run, "uds_owners");
 		uds_stage_exec(run, own_sql);
 	}
 	uds_stage_exec(run, main_sql);
-	uds_stage_analyze("uds_referred");
+	uds_stage_analyze(run, "uds_referred");
 }
 
 /*
@@ -206,7 +206,7 @@ uds_members_write(const UdsRun *run)
 
 	if (uds_stage_exec(run, diff_sql) == 0)
 		return;
-	uds_stage_analyze("uds_member_diff");
+	uds_stage_analyze(run, "uds_member_diff");
 	for (int i = 0; i < lengthof(writes); i++)
 	{
 		UdsStatement statement = {

@@ -23,6 +23,9 @@
 #include "reconcile/reconcile.h"
 #include "reconcile/stage.h"
 
+/* records up to which statistics of the stage do not pay */
+#define SMALL_TASK 500
+
 /* sets our lock apart from those of pg_advisory_lock(), which are 1 and 2 */
 #define LOCK_RECONCILE 0x7566
 
@@ -48,7 +51,7 @@ static const char *const vanished_sql =
 static const char *const unchanged_sql =
 "SELECT count(*)"
 "  FROM uds_work w"
-" WHERE NOT w.gone"
+" WHERE NOT w.gone AND w.n IS NOT NULL"
 "   AND NOT EXISTS (SELECT 1"
 "                     FROM uds_changed c"
 "                    WHERE c.resource = '{resource}' AND c.pk = w.pk::text)";
@@ -91,31 +94,42 @@ refuse_vanished(const UdsRun *run)
 			 errhint("Nothing was changed. See whether the permissions or the visible range of the credential were reduced.")));
 }
 
+/* Departments: all but their deletion. */
 static void
 apply_departments(const UdsRun *run, UdsTaskCounts *counts)
 {
 	uds_records_compare(run, &uds_departments);
+	if (uds_stage_count(run, "SELECT count(*) FROM uds_work") == 0)
+		return;
+	uds_pending_announce(run);
+	uds_pending_recall(run, &uds_departments);
 	uds_rows_desire(run, &uds_departments);
-	uds_departments_refer(run);
+	uds_departments_refer(run, &uds_departments);
 	uds_departments_resolve_parents(run);
 	uds_rows_write(run, &uds_departments);
+	uds_pending_note(run, &uds_departments);
 	uds_records_store(run, &uds_departments);
 	counts->unchanged += uds_stage_count(run, uds_stage_expand(unchanged_sql,
 															   "resource", uds_departments.name, NULL));
 }
 
+/* Users and memberships. */
 static void
 apply_users(const UdsRun *run, UdsTaskCounts *counts)
 {
 	uds_records_compare(run, &uds_users);
+	uds_pending_recall(run, &uds_users);
+	if (uds_stage_count(run, "SELECT count(*) FROM uds_work") == 0)
+		return;
 	uds_match_users(run);
 	uds_rows_desire(run, &uds_users);
-	uds_departments_refer(run);
+	uds_departments_refer(run, &uds_users);
 	uds_members_desire(run);
 	uds_rows_delete(run, &uds_users);
 	uds_rows_release(run, &uds_users);
 	uds_rows_write(run, &uds_users);
 	uds_members_write(run);
+	uds_pending_note(run, &uds_users);
 	uds_records_store(run, &uds_users);
 	counts->unchanged += uds_stage_count(run, uds_stage_expand(unchanged_sql,
 															   "resource", uds_users.name, NULL));
@@ -213,6 +227,7 @@ apply(const UdsRun *run, const UdsPages *pages, UdsTaskCounts *counts)
 	uds_progress_phase(UDS_PHASE_APPLY);
 	apply_departments(run, counts);
 	apply_users(run, counts);
+	uds_pending_note_leaving(run);
 	uds_rows_delete(run, &uds_departments);
 	uds_departments_mark_leaves(run);
 	reject_skipped(run, pages->skipped);
@@ -269,6 +284,7 @@ uds_reconcile(const UdsTask *task, const UdsSource *source,
 	counts->fetched = uds_stage_count(&run,
 									  "SELECT (SELECT count(*) FROM uds_incoming) + (SELECT count(*) FROM uds_rejected)");
 	uds_progress_records(counts->fetched);
+	run.small = !run.complete && counts->fetched <= SMALL_TASK;
 	if (pages->failed_of == 0 && !pages->pushed)
 		refuse_vanished(&run);
 

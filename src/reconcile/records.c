@@ -109,11 +109,11 @@ expand(const UdsRun *run, const UdsResource *resource, const char *sql)
 void
 uds_records_compare(const UdsRun *run, const UdsResource *resource)
 {
-	uds_stage_clear("uds_work");
+	uds_stage_clear(run, "uds_work");
 	uds_stage_exec(run, expand(run, resource, compare_sql));
 	if (run->complete && strcmp(run->source->on_missing, "keep") != 0)
 		uds_stage_exec(run, expand(run, resource, missing_sql));
-	uds_stage_analyze("uds_work");
+	uds_stage_analyze(run, "uds_work");
 }
 
 /*

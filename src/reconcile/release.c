@@ -55,11 +55,11 @@ static const char *const release_sql =
 void
 uds_rows_release(const UdsRun *run, const UdsResource *resource)
 {
-	uds_stage_clear("uds_leavers");
+	uds_stage_clear(run, "uds_leavers");
 	if (uds_stage_exec(run, uds_stage_expand(leavers_sql,
 											 "resource", resource->name, NULL)) == 0)
 		return;
-	uds_stage_analyze("uds_leavers");
+	uds_stage_analyze(run, "uds_leavers");
 	for (const char *const *column = resource->unique; *column != NULL; column++)
 		uds_stage_exec_as_owner(run, uds_stage_expand(release_sql,
 													  "resource", resource->name,

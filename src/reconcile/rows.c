@@ -354,12 +354,12 @@ uds_rows_desire(const UdsRun *run, const UdsResource *resource)
 	bool		single = !run->shared && strcmp(run->source->match_keys, "[]") == 0;
 	char	   *people = expand(resource, single ? single_sql : merged_sql);
 
-	uds_stage_clear("uds_desired");
+	uds_stage_clear(run, "uds_desired");
 	uds_stage_exec(run, expand(resource, uds_stage_expand(desire_sql,
 														  "people", people, NULL)));
-	uds_stage_analyze("uds_desired");
+	uds_stage_analyze(run, "uds_desired");
 	uds_stage_exec(run, expand(resource, leaving_sql));
-	uds_stage_clear("uds_referred");
+	uds_stage_clear(run, "uds_referred");
 }
 
 /* Runs a statement over desired, setting aside the rows it refuses. */
@@ -387,7 +387,7 @@ update_rows(const UdsRun *run, const UdsResource *resource, ColumnLists *lists)
 												 " AND d.pk IN (SELECT x.pk FROM uds_differing x)",
 												 NULL);
 
-	uds_stage_clear("uds_differing");
+	uds_stage_clear(run, "uds_differing");
 	write_rows(run, resource, uds_stage_expand(compare_sql,
 											   "new", new_all,
 											   "enabled", enabled_expression(resource),
@@ -396,7 +396,7 @@ update_rows(const UdsRun *run, const UdsResource *resource, ColumnLists *lists)
 											   "old", lists->old.data, NULL));
 	if (uds_stage_count(run, "SELECT count(*) FROM uds_differing") == 0)
 		return;
-	uds_stage_analyze("uds_differing");
+	uds_stage_analyze(run, "uds_differing");
 	write_rows(run, resource, uds_stage_expand(update_sql,
 											   "columns", lists->columns.data,
 											   "values", lists->values.data,

@@ -77,6 +77,19 @@ static const char *const create_sql[] = {
 	"(n bigint, pk bigint, uid text, action text, before jsonb, after jsonb)"
 	" ON COMMIT DROP",
 
+	/* departments that records refer to, where these are few */
+	"CREATE TEMP TABLE uds_needed"
+	"(source_id bigint, uid_key text)"
+	" ON COMMIT DROP",
+
+	/*
+	 * what the task's departments bring about in records that it does not
+	 * have: those that waited for a department, those whose owner flags change
+	 */
+	"CREATE TEMP TABLE uds_arrived"
+	"(data_type text, uid_key text)"
+	" ON COMMIT DROP",
+
 	/* uids of departments to their rows, of every source that matters */
 	"CREATE TEMP TABLE uds_department_ref"
 	"(source_id bigint, uid_key text, pk bigint)"
@@ -177,21 +190,25 @@ uds_stage_drop(void)
 }
 
 /*
- * Empties a stage relation for the next resource.
+ * Empties a stage relation for the next resource.  A new file, which is what
+ * TRUNCATE makes, costs more than deleting a few rows.
  */
 void
-uds_stage_clear(const char *relation)
+uds_stage_clear(const UdsRun *run, const char *relation)
 {
-	uds_spi_exec(psprintf("TRUNCATE %s", relation), 0, NULL, NULL, NULL);
+	uds_spi_exec(psprintf(run->small ? "DELETE FROM %s" : "TRUNCATE %s", relation),
+				 0, NULL, NULL, NULL);
 }
 
 /*
- * Makes statistics of a stage relation just filled.
+ * Makes statistics of a stage relation just filled.  Of a few rows none are
+ * needed: the planner then assumes some hundred.
  */
 void
-uds_stage_analyze(const char *relation)
+uds_stage_analyze(const UdsRun *run, const char *relation)
 {
-	uds_spi_exec(psprintf("ANALYZE %s", relation), 0, NULL, NULL, NULL);
+	if (!run->small)
+		uds_spi_exec(psprintf("ANALYZE %s", relation), 0, NULL, NULL, NULL);
 }
 
 /*

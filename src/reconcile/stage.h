@@ -40,6 +40,7 @@ typedef struct UdsRun
 	bool		complete;		/* what is absent has left */
 	bool		guarded;		/* too many leavers block it */
 	bool		kept;			/* its change set goes to uds.changes */
+	bool		small;			/* few records, and no more than those */
 } UdsRun;
 
 /* A subtransaction. */
@@ -67,8 +68,8 @@ extern const UdsResource uds_departments;
 /* stage.c */
 extern void uds_stage_create(const UdsRun *run);
 extern void uds_stage_drop(void);
-extern void uds_stage_clear(const char *relation);
-extern void uds_stage_analyze(const char *relation);
+extern void uds_stage_clear(const UdsRun *run, const char *relation);
+extern void uds_stage_analyze(const UdsRun *run, const char *relation);
 extern char *uds_stage_expand(const char *sql,...);
 extern uint64 uds_stage_exec(const UdsRun *run, const char *sql);
 extern uint64 uds_stage_exec_as_owner(const UdsRun *run, const char *sql);
@@ -89,6 +90,12 @@ extern void uds_collect_pushed(const UdsRun *run, const UdsPages *pages);
 extern void uds_records_compare(const UdsRun *run, const UdsResource *resource);
 extern void uds_records_store(const UdsRun *run, const UdsResource *resource);
 
+/* pending.c */
+extern void uds_pending_recall(const UdsRun *run, const UdsResource *resource);
+extern void uds_pending_announce(const UdsRun *run);
+extern void uds_pending_note(const UdsRun *run, const UdsResource *resource);
+extern void uds_pending_note_leaving(const UdsRun *run);
+
 /* match.c */
 extern void uds_match_users(const UdsRun *run);
 
@@ -102,8 +109,9 @@ extern void uds_rows_release(const UdsRun *run, const UdsResource *resource);
 
 /* departments.c */
 extern void uds_departments_resolve_parents(const UdsRun *run);
-extern void uds_departments_refer(const UdsRun *run);
+extern void uds_departments_refer(const UdsRun *run, const UdsResource *resource);
 extern void uds_departments_mark_leaves(const UdsRun *run);
+extern const char *uds_departments_of_record(const UdsResource *resource);
 
 /* outcome.c */
 typedef struct UdsKept UdsKept;

@@ -16,3 +16,4 @@ SELECT pg_catalog.pg_extension_config_dump('uds.records', '');
 SELECT pg_catalog.pg_extension_config_dump(pg_catalog.pg_get_serial_sequence('uds.records', 'id')::pg_catalog.regclass, '');
 SELECT pg_catalog.pg_extension_config_dump('uds.record_resources', '');
 SELECT pg_catalog.pg_extension_config_dump('uds.disabled_rows', '');
+SELECT pg_catalog.pg_extension_config_dump('uds.pending_references', '');

@@ -223,6 +223,17 @@ COMMENT ON TABLE uds.record_resources IS 'which row of which table a record stan
 COMMENT ON COLUMN uds.record_resources.resource_pk IS 'primary key of the row, as text';
 COMMENT ON COLUMN uds.record_resources.created IS 'the record made the row, it was not there before';
 
+CREATE TABLE uds.pending_references
+(
+	record_id	bigint NOT NULL,
+	source_id	bigint NOT NULL,
+	uid_key		text NOT NULL,
+	PRIMARY KEY (record_id, uid_key)
+);
+CREATE INDEX pending_references_target ON uds.pending_references (source_id, uid_key);
+COMMENT ON TABLE uds.pending_references IS 'records that name a department which has not arrived: they are looked at again when it does';
+COMMENT ON COLUMN uds.pending_references.uid_key IS 'the uid of that department, as compared';
+
 -- Only exceptions are kept: next to every row of uds.users this would double
 -- the cost of a first load.
 CREATE TABLE uds.disabled_rows
