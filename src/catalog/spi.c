@@ -17,17 +17,24 @@
 #include "catalog/indexing.h"
 #include "catalog/pg_extension.h"
 #include "commands/extension.h"
+#include "common/hashfn.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "storage/lmgr.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
+#include "utils/hsearch.h"
+#include "utils/memutils.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
 
 #include "catalog/catalog.h"
 #include "uds.h"
+
+/* statements of pushes differ by source and by columns of the targets */
+#define MAX_KEPT_PLANS 1000
+#define PLAN_KEY 48
 
 /*
  * Keeps the extension from being dropped until the transaction ends.  DROP
@@ -88,12 +95,90 @@ uds_xact_abort(void)
 	pgstat_report_activity(STATE_IDLE, NULL);
 }
 
+/* Statements whose plans this session keeps, by their text. */
+typedef struct KeptPlan
+{
+	char		key[PLAN_KEY];	/* hash of the text: dynahash wants it fixed */
+	char	   *sql;
+	SPIPlanPtr	plan;
+} KeptPlan;
+
+static HTAB *kept_plans = NULL;
+static bool keep_plans = false;
+
+/*
+ * From now on plans of statements are kept for the session, or not.
+ *
+ * Keeping pays for pushes of a few records, which otherwise spend their time
+ * planning.  Where relations of any size are joined, every run must be
+ * planned for the sizes it finds.
+ */
+void
+uds_spi_keep_plans(bool keep)
+{
+	keep_plans = keep;
+}
+
+/* Forgets all plans: texts vary with sources and columns, but not without end. */
+static void
+forget_plans(void)
+{
+	HASH_SEQ_STATUS status;
+	KeptPlan   *kept;
+
+	hash_seq_init(&status, kept_plans);
+	while ((kept = hash_seq_search(&status)) != NULL)
+	{
+		SPI_freeplan(kept->plan);
+		pfree(kept->sql);
+	}
+	hash_destroy(kept_plans);
+	kept_plans = NULL;
+}
+
+/* The plan of a statement, made now or kept from before. */
+static SPIPlanPtr
+find_plan(const char *sql, int nargs, Oid *types)
+{
+	char		key[PLAN_KEY];
+	KeptPlan   *kept;
+	SPIPlanPtr	plan;
+	bool		found;
+
+	if (kept_plans != NULL && hash_get_num_entries(kept_plans) >= MAX_KEPT_PLANS)
+		forget_plans();
+	if (kept_plans == NULL)
+	{
+		HASHCTL		ctl = {.keysize = PLAN_KEY,.entrysize = sizeof(KeptPlan)};
+
+		kept_plans = hash_create("uds kept plans", 256, &ctl, HASH_ELEM | HASH_BLOBS);
+	}
+	memset(key, 0, sizeof(key));
+	snprintf(key, sizeof(key), "%zu:" UINT64_FORMAT, strlen(sql),
+			 DatumGetUInt64(hash_any_extended((const unsigned char *) sql, strlen(sql), nargs)));
+	kept = hash_search(kept_plans, key, HASH_FIND, NULL);
+	if (kept != NULL && strcmp(kept->sql, sql) == 0)
+		return kept->plan;
+
+	plan = SPI_prepare(sql, nargs, types);
+	if (plan == NULL)
+		elog(ERROR, "could not prepare \"%s\": %s", sql,
+			 SPI_result_code_string(SPI_result));
+	if (kept != NULL)
+		return plan;			/* another text of the same hash is kept */
+	SPI_keepplan(plan);
+	kept = hash_search(kept_plans, key, HASH_ENTER, &found);
+	kept->sql = MemoryContextStrdup(TopMemoryContext, sql);
+	kept->plan = plan;
+	return plan;
+}
+
 /*
  * Runs one statement with parameters and returns the number of rows it
  * processed; rows returned are in SPI_tuptable.
  *
- * "nulls" as for SPI_execute_with_args().  Every call plans afresh, which is
- * what statements over relations of unknown size want.
+ * "nulls" as for SPI_execute_with_args().  Planned afresh at every call,
+ * unless uds_spi_keep_plans() says otherwise.
  */
 uint64
 uds_spi_exec(const char *sql, int nargs, Oid *types, Datum *values,
@@ -101,7 +186,11 @@ uds_spi_exec(const char *sql, int nargs, Oid *types, Datum *values,
 {
 	int			result;
 
-	result = SPI_execute_with_args(sql, nargs, types, values, nulls, false, 0);
+	if (keep_plans)
+		result = SPI_execute_plan(find_plan(sql, nargs, types), values, nulls,
+								  false, 0);
+	else
+		result = SPI_execute_with_args(sql, nargs, types, values, nulls, false, 0);
 	if (result < 0)
 		elog(ERROR, "could not execute \"%s\": %s",
 			 sql, SPI_result_code_string(result));

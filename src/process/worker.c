@@ -61,6 +61,7 @@ pin_settings(const char *application)
 		{"idle_session_timeout", "0"},
 		{"transaction_timeout", "0"},
 		{"session_replication_role", "origin"},
+		{"jit", "off"},
 		{"zero_damaged_pages", "off"},
 	};
 

@@ -92,7 +92,7 @@ static const char *const parents_sql =
 
 /* The parents as they would be; of each cycle, the youngest row is cut off. */
 static const char *const cycles_sql =
-"CREATE TEMP TABLE uds_cut ON COMMIT DROP AS "
+"INSERT INTO uds_cut (pk) "
 "WITH RECURSIVE walk AS"
 "     (SELECT f.pk AS start, f.department_id AS at, ARRAY[f.pk] AS seen"
 "        FROM uds_referred f"
@@ -185,7 +185,6 @@ uds_departments_resolve_parents(const UdsRun *run)
 		uds_stage_exec(run, cut_sql);
 		uds_stage_exec(run, cut_error_sql);
 	}
-	uds_spi_exec("DROP TABLE uds_cut", 0, NULL, NULL, NULL);
 }
 
 /*

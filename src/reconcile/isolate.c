@@ -230,7 +230,7 @@ isolate_range(Isolation *isolation, int64 first, int64 last)
  * rows that the database refuses go to rejected.  Returns whether any did.
  *
  * The statement must contain "{rows}" where a condition can follow, over the
- * relation's column n, which numbers its rows from 1; statement->rows is that
+ * relation's column n, which numbers its rows; statement->rows is that
  * condition with $3 and $4 for the first and the last.
  */
 bool
@@ -244,9 +244,12 @@ uds_stage_isolate(const UdsRun *run, const UdsResource *resource,
 		return false;
 
 	/* from here on single rows must be found fast */
-	uds_spi_exec(psprintf("CREATE INDEX ON %s (n)", statement->relation),
-				 0, NULL, NULL, NULL);
-	uds_stage_analyze(run, statement->relation);
+	if (!run->small)
+	{
+		SPI_execute(psprintf("CREATE INDEX IF NOT EXISTS %s_n ON %s (n)",
+							 statement->relation, statement->relation), false, 0);
+		uds_stage_analyze(run, statement->relation);
+	}
 	isolation.plan = SPI_prepare(uds_stage_expand(statement->sql,
 												  "rows", statement->rows,
 												  "reference", statement->reference ?
@@ -255,7 +258,9 @@ uds_stage_isolate(const UdsRun *run, const UdsResource *resource,
 								 4, types);
 	if (isolation.plan == NULL)
 		elog(ERROR, "could not prepare a statement over a part of the stage");
-	isolate_range(&isolation, 1,
+	isolate_range(&isolation,
+				  uds_stage_count(run, psprintf("SELECT coalesce(min(n), 1) FROM %s",
+												statement->relation)),
 				  uds_stage_count(run, psprintf("SELECT coalesce(max(n), 0) FROM %s",
 												statement->relation)));
 	SPI_freeplan(isolation.plan);

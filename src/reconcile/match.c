@@ -33,7 +33,7 @@ static const char *const exact_hit_sql =
  * it; of two records that hit one row, the first gets it.
  */
 static const char *const match_sql =
-"CREATE TEMP TABLE uds_matched ON COMMIT DROP AS "
+"INSERT INTO uds_matched (record_id, pk, ambiguous) "
 "WITH hit AS ({hits}),"
 "     single AS"
 "     (SELECT record_id, min(id) AS pk, count(DISTINCT id) AS rows"
@@ -100,6 +100,5 @@ uds_match_users(const UdsRun *run)
 	uds_stage_exec(run, reject_sql);
 	uds_stage_exec(run, drop_sql);
 	uds_stage_exec(run, link_sql);
-	uds_spi_exec("DROP TABLE uds_matched", 0, NULL, NULL, NULL);
 	uds_stage_analyze(run, "uds_work");
 }

@@ -76,7 +76,7 @@ static const char *const errors_sql =
 
 static const char *const store_changes_sql =
 "INSERT INTO uds.changes (task_id, seq, resource, pk, uid, action, before, after, applied)"
-"SELECT $2, c.seq, c.resource, c.pk, c.uid, c.action, c.before, c.after, {applied}"
+"SELECT $2, c.seq - (SELECT min(m.seq) - 1 FROM {changes} AS m), c.resource, c.pk, c.uid, c.action, c.before, c.after, {applied}"
 "  FROM {changes} AS c";
 
 static const char *const store_errors_sql =
@@ -188,7 +188,7 @@ keep_rows(KeptRows *kept, const char *sql)
 	SPIExecuteOptions options = {0};
 	DestReceiver *receiver;
 
-	if (SPI_execute(psprintf("%s%s", sql, strstr(sql, "LIMIT") ? "" : " LIMIT 0"),
+	if (SPI_execute(psprintf("SELECT * FROM (%s) AS rows LIMIT 0", sql),
 					false, 1) != SPI_OK_SELECT)
 		elog(ERROR, "could not describe the stage");
 	kept->desc = CreateTupleDescCopy(SPI_tuptable->tupdesc);

@@ -17,6 +17,7 @@
 #include "miscadmin.h"
 #include "portability/instr_time.h"
 #include "utils/builtins.h"
+#include "utils/guc.h"
 
 #include "reconcile/reconcile.h"
 #include "reconcile/stage.h"
@@ -197,6 +198,24 @@ make_reply(int64 task, const Envelope *envelope)
 }
 
 /*
+ * Plans are kept from push to push, and so must be good for tables of any
+ * size: made while a table is empty, they would read it whole for ever after.
+ * Returns the level of settings to go back from.
+ */
+static int
+keep_plans_small(void)
+{
+	int			level = NewGUCNestLevel();
+
+	(void) set_config_option("enable_seqscan", "off", PGC_USERSET, PGC_S_SESSION,
+							 GUC_ACTION_SAVE, true, 0, false);
+	(void) set_config_option("jit", "off", PGC_USERSET, PGC_S_SESSION,
+							 GUC_ACTION_SAVE, true, 0, false);
+	uds_spi_keep_plans(true);
+	return level;
+}
+
+/*
  * uds_push(data) → jsonb: takes records in the caller's transaction
  *
  * ERROR where the envelope is wrong; records that are wrong are reported in
@@ -217,11 +236,13 @@ uds_push(PG_FUNCTION_ARGS)
 	Datum		reply;
 	instr_time	start;
 	instr_time	end;
+	int			settings;
 
 	if (PG_ARGISNULL(0))
 		refuse("it is null", "Send a JSON object.");
 	INSTR_TIME_SET_CURRENT(start);
 	uds_become_trusted(uds_extension_owner(), &saved);
+	settings = keep_plans_small();
 	SPI_connect();
 	envelope = open_envelope(PG_GETARG_DATUM(0));
 	source = find_source(envelope);
@@ -232,6 +253,7 @@ uds_push(PG_FUNCTION_ARGS)
 	pages.task = task.id;
 	pages.pushed = envelope->data_type;
 	pages.records = envelope->records;
+	pages.n_records = envelope->all;
 	status = uds_reconcile(&task, source, &pages, &task.counts, &message);
 	task.counts.complete = -1;
 	INSTR_TIME_SET_CURRENT(end);
@@ -242,8 +264,9 @@ uds_push(PG_FUNCTION_ARGS)
 	reply = make_reply(task.id, envelope);
 	MemoryContextSwitchTo(caller_context);
 	reply = PointerGetDatum(PG_DETOAST_DATUM_COPY(reply));
-	uds_stage_drop();
 	SPI_finish();
+	AtEOXact_GUC(true, settings);
+	uds_spi_keep_plans(false);
 	uds_unbecome(&saved);
 	PG_RETURN_DATUM(reply);
 }

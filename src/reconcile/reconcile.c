@@ -274,6 +274,7 @@ uds_reconcile(const UdsTask *task, const UdsSource *source,
 	char	   *obstacle;
 	const char *status;
 
+	run.small = pages->pushed && pages->n_records <= SMALL_TASK;
 	prepare_run(&run, task, source, pages->complete);
 	uds_progress_phase(UDS_PHASE_MAP);
 	uds_stage_create(&run);
@@ -284,7 +285,6 @@ uds_reconcile(const UdsTask *task, const UdsSource *source,
 	counts->fetched = uds_stage_count(&run,
 									  "SELECT (SELECT count(*) FROM uds_incoming) + (SELECT count(*) FROM uds_rejected)");
 	uds_progress_records(counts->fetched);
-	run.small = !run.complete && counts->fetched <= SMALL_TASK;
 	if (pages->failed_of == 0 && !pages->pushed)
 		refuse_vanished(&run);
 
@@ -300,10 +300,14 @@ uds_reconcile(const UdsTask *task, const UdsSource *source,
 		uds_part_end(&part, false);
 		uds_outcome_store(&run, kept);
 		*message = psprintf("%s (%s)", obstacle, *message);
+		if (!run.small)
+			uds_stage_drop();
 		return status;
 	}
 	uds_outcome_store(&run, NULL);
 	uds_part_end(&part, true);
 	uds_outcome_notify(&run, counts);
+	if (!run.small)
+		uds_stage_drop();
 	return counts->failed > 0 ? "partial" : "success";
 }

@@ -27,6 +27,7 @@ typedef struct UdsPages
 	int64		failed_of;		/* only the records this task set aside, or 0 */
 	const char *pushed;			/* data type of records pushed, or NULL */
 	Datum		records;		/* those: a jsonb array */
+	int64		n_records;		/* its length */
 } UdsPages;
 
 /* error rows stored of one task; the rest is only counted */

@@ -4,8 +4,8 @@
  *		The stage relations of a task and the runner of statements over them.
  *
  * Each step of reconciling reads the relations before it and fills its own.
- * They are temporary, dropped at commit, analyzed when filled: without
- * statistics the joins of a million rows would be planned for a thousand.
+ * They are temporary, and analyzed when filled: without statistics the joins
+ * of a million rows would be planned for a thousand.
  *
  * Statements that touch target tables run as the source's owner, because
  * triggers, defaults, domains and checks on these tables are other people's
@@ -17,10 +17,16 @@
  */
 #include "postgres.h"
 
+#include "access/htup_details.h"
+#include "catalog/namespace.h"
+#include "catalog/pg_class.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "lib/stringinfo.h"
+#include "miscadmin.h"
+#include "utils/acl.h"
 #include "utils/builtins.h"
+#include "utils/syscache.h"
 
 #include "reconcile/stage.h"
 
@@ -28,19 +34,16 @@ static const char *const create_sql[] = {
 	/* records as they came from the pages, bad ones included */
 	"CREATE TEMP TABLE uds_mapped"
 	"(seq integer, ord integer, data_type text, merge boolean,"
-	" uid text, uid_key text, data jsonb, error text)"
-	" ON COMMIT DROP",
+	" uid text, uid_key text, data jsonb, error text)",
 
 	/* one row per record of the task, duplicates merged */
 	"CREATE TEMP TABLE uds_incoming"
-	"(n bigint, data_type text, uid text, uid_key text, data jsonb)"
-	" ON COMMIT DROP",
+	"(n bigint, data_type text, uid text, uid_key text, data jsonb)",
 
 	/* records set aside */
 	"CREATE TEMP TABLE uds_rejected"
 	"(n bigint, data_type text, uid text, resource text, pk bigint,"
-	" sqlstate text, message text, record jsonb)"
-	" ON COMMIT DROP",
+	" sqlstate text, message text, record jsonb)",
 
 	/*
 	 * records against those stored, of one resource at a time; gone: the
@@ -50,80 +53,74 @@ static const char *const create_sql[] = {
 	"CREATE TEMP TABLE uds_work"
 	"(n bigint, resource text, record_id bigint, uid text, uid_key text, data jsonb,"
 	" gone boolean, policy text, is_new boolean, is_changed boolean,"
-	" was_deleted boolean, pk bigint, link text)"
-	" ON COMMIT DROP",
+	" was_deleted boolean, pk bigint, link text)",
 
 	/* what the target rows should be; leave: delete or disable, NULL to stay */
 	"CREATE TEMP TABLE uds_desired"
 	"(n bigint, pk bigint, uid text, merged jsonb, is_new boolean, leave text,"
-	" was_disabled boolean, is_disabled boolean)"
-	" ON COMMIT DROP",
+	" was_disabled boolean, is_disabled boolean)",
 
 	/* the department each row should point to, where that is known */
 	"CREATE TEMP TABLE uds_referred"
-	"(pk bigint, department_id bigint)"
-	" ON COMMIT DROP",
+	"(pk bigint, department_id bigint)",
 
 	/* rows that were disabled because their records went */
-	"CREATE TEMP TABLE uds_leavers (pk bigint) ON COMMIT DROP",
+	"CREATE TEMP TABLE uds_leavers (pk bigint)",
 
 	/* rows to delete, of all resources */
 	"CREATE TEMP TABLE uds_leaving"
-	"(n bigint GENERATED ALWAYS AS IDENTITY, resource text, pk bigint, uid text)"
-	" ON COMMIT DROP",
+	"(n bigint GENERATED ALWAYS AS IDENTITY, resource text, pk bigint, uid text)",
 
 	/* rows that differ from what they should be */
 	"CREATE TEMP TABLE uds_differing"
-	"(n bigint, pk bigint, uid text, action text, before jsonb, after jsonb)"
-	" ON COMMIT DROP",
+	"(n bigint, pk bigint, uid text, action text, before jsonb, after jsonb)",
 
 	/* departments that records refer to, where these are few */
 	"CREATE TEMP TABLE uds_needed"
-	"(source_id bigint, uid_key text)"
-	" ON COMMIT DROP",
+	"(source_id bigint, uid_key text)",
 
 	/*
 	 * what the task's departments bring about in records that it does not
 	 * have: those that waited for a department, those whose owner flags change
 	 */
 	"CREATE TEMP TABLE uds_arrived"
-	"(data_type text, uid_key text)"
-	" ON COMMIT DROP",
+	"(data_type text, uid_key text)",
+
+	/* departments whose parent is taken away, because parents form a cycle */
+	"CREATE TEMP TABLE uds_cut (pk bigint)",
+
+	/* users that new records stand for */
+	"CREATE TEMP TABLE uds_matched"
+	"(record_id bigint, pk bigint, ambiguous boolean)",
 
 	/* uids of departments to their rows, of every source that matters */
 	"CREATE TEMP TABLE uds_department_ref"
-	"(source_id bigint, uid_key text, pk bigint)"
-	" ON COMMIT DROP",
+	"(source_id bigint, uid_key text, pk bigint)",
 
 	/* who leads a department, as the department's record says */
 	"CREATE TEMP TABLE uds_owners"
-	"(source_id bigint, department_id bigint, uid_key text)"
-	" ON COMMIT DROP",
+	"(source_id bigint, department_id bigint, uid_key text)",
 
 	/* memberships as the live records assert them */
 	"CREATE TEMP TABLE uds_asserted"
 	"(user_id bigint, department_id bigint, is_owner boolean, is_main boolean,"
-	" source_id bigint, priority integer, ord bigint)"
-	" ON COMMIT DROP",
+	" source_id bigint, priority integer, ord bigint)",
 
 	/*
 	 * users whose memberships this task decides; silent: sources whose record
 	 * leaves them alone; decided: any record says something, or none is left
 	 */
 	"CREATE TEMP TABLE uds_member_scope"
-	"(user_id bigint, silent bigint[], decided boolean)"
-	" ON COMMIT DROP",
+	"(user_id bigint, silent bigint[], decided boolean)",
 
 	/* memberships to add, alter or withdraw */
 	"CREATE TEMP TABLE uds_member_diff"
 	"(n bigint, user_id bigint, department_id bigint, action text, uid text,"
-	" is_owner boolean, source_id bigint, before jsonb)"
-	" ON COMMIT DROP",
+	" is_owner boolean, source_id bigint, before jsonb)",
 
 	/* the change set: what was written */
 	"CREATE TEMP TABLE uds_changed"
 	"(seq bigint GENERATED ALWAYS AS IDENTITY, resource text, pk text, uid text, action text, before jsonb, after jsonb)"
-	" ON COMMIT DROP"
 };
 
 /* What the owner of the source needs of the stage to write targets. */
@@ -158,35 +155,93 @@ const UdsResource uds_departments = {
 	.reference = "parent_id"
 };
 
+/* The name of a stage relation, from the statement that makes it. */
+static char *
+relation_name(int i)
+{
+	const char *name = create_sql[i] + strlen("CREATE TEMP TABLE ");
+
+	return pnstrdup(name, strcspn(name, " ("));
+}
+
 /*
- * Creates the stage relations, in the current transaction.
+ * Whether this session has the stage relations from an earlier task.  One
+ * that somebody else made under our name must never be used.
+ */
+static bool
+stage_exists(Oid *last)
+{
+	char	   *name = relation_name(lengthof(create_sql) - 1);
+	HeapTuple	tuple;
+	bool		ours;
+
+	*last = RelnameGetRelid(name);
+	if (!OidIsValid(*last))
+		return false;
+	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(*last));
+	ours = HeapTupleIsValid(tuple) &&
+		((Form_pg_class) GETSTRUCT(tuple))->relowner == GetUserId();
+	if (HeapTupleIsValid(tuple))
+		ReleaseSysCache(tuple);
+	if (!ours)
+		ereport(ERROR,
+				(errcode(ERRCODE_DUPLICATE_TABLE),
+				 errmsg("temporary table \"%s\" is in the way", name),
+				 errhint("Drop it: the name belongs to the extension uds.")));
+	return true;
+}
+
+/*
+ * Constraints of the targets that would be checked at commit are checked in
+ * the statement instead: a record must be found out before it is too late.
+ */
+static void
+check_constraints_now(void)
+{
+	if (uds_spi_exec("SELECT 'SET CONSTRAINTS ' || string_agg('uds.' || quote_ident(conname), ', ') || ' IMMEDIATE'"
+					 "  FROM pg_constraint"
+					 " WHERE condeferred"
+					 "   AND conrelid IN ('uds.users'::regclass, 'uds.departments'::regclass,"
+					 "                    'uds.department_members'::regclass)"
+					 "HAVING count(*) > 0",
+					 0, NULL, NULL, NULL) > 0)
+		SPI_execute(uds_spi_text(0, 1), false, 0);
+}
+
+/*
+ * Makes the stage relations ready and empty.  They are made once in a session
+ * and used again: making them takes longer than all that a small push does.
  */
 void
 uds_stage_create(const UdsRun *run)
 {
-	for (int i = 0; i < lengthof(create_sql); i++)
-		uds_spi_exec(create_sql[i], 0, NULL, NULL, NULL);
-	uds_spi_exec(uds_stage_expand(grant_sql, "owner", run->owner, NULL),
-				 0, NULL, NULL, NULL);
+	Oid			last;
 
-	/* what a record violates must show in its statement, not at commit */
-	uds_spi_exec("SET CONSTRAINTS ALL IMMEDIATE", 0, NULL, NULL, NULL);
+	if (stage_exists(&last))
+	{
+		for (int i = 0; i < lengthof(create_sql); i++)
+			uds_spi_exec(psprintf("DELETE FROM %s", relation_name(i)), 0, NULL, NULL, NULL);
+	}
+	else
+	{
+		for (int i = 0; i < lengthof(create_sql); i++)
+			SPI_execute(create_sql[i], false, 0);
+		last = RelnameGetRelid(relation_name(lengthof(create_sql) - 1));
+	}
+	if (pg_class_aclcheck(last, run->source->owner, ACL_INSERT) != ACLCHECK_OK)
+		SPI_execute(uds_stage_expand(grant_sql, "owner", run->owner, NULL), false, 0);
+	check_constraints_now();
 }
 
 /*
- * Drops the stage relations, for the next task of the same transaction.
+ * Drops the stage relations: those of a large task hold disk and, once
+ * emptied, mislead the planner.
  */
 void
 uds_stage_drop(void)
 {
 	for (int i = 0; i < lengthof(create_sql); i++)
-	{
-		const char *name = create_sql[i] + strlen("CREATE TEMP TABLE ");
-
-		uds_spi_exec(psprintf("DROP TABLE pg_temp.%.*s",
-							  (int) strcspn(name, " ("), name),
-					 0, NULL, NULL, NULL);
-	}
+		SPI_execute(psprintf("DROP TABLE pg_temp.%s", relation_name(i)), false, 0);
 }
 
 /*
@@ -196,8 +251,10 @@ uds_stage_drop(void)
 void
 uds_stage_clear(const UdsRun *run, const char *relation)
 {
-	uds_spi_exec(psprintf(run->small ? "DELETE FROM %s" : "TRUNCATE %s", relation),
-				 0, NULL, NULL, NULL);
+	if (run->small)
+		uds_spi_exec(psprintf("DELETE FROM %s", relation), 0, NULL, NULL, NULL);
+	else
+		SPI_execute(psprintf("TRUNCATE %s", relation), false, 0);
 }
 
 /*
@@ -208,7 +265,7 @@ void
 uds_stage_analyze(const UdsRun *run, const char *relation)
 {
 	if (!run->small)
-		uds_spi_exec(psprintf("ANALYZE %s", relation), 0, NULL, NULL, NULL);
+		SPI_execute(psprintf("ANALYZE %s", relation), false, 0);
 }
 
 /*
