@@ -265,7 +265,10 @@ fetch(UdsTask *task, UdsSource *source)
 		FlushErrorState();
 		uds_xact_abort();
 		MemoryContextSwitchTo(caller);
+		/* who cancels twice shall not lose them either */
+		HOLD_CANCEL_INTERRUPTS();
 		flush_pages(reading);
+		RESUME_CANCEL_INTERRUPTS();
 		MemoryContextSwitchTo(caller);
 		ReThrowError(edata);
 	}

@@ -10,7 +10,9 @@
  * and uds_task_run() take.
  *
  * SIGTERM ends it at once: the task it runs stays "processing" until the next
- * worker of the database finds it there.  SIGINT cancels the task.
+ * worker of the database finds it there.  SIGINT cancels the task, and can do
+ * so only while uds_task_run() runs: later it would end the worker instead,
+ * and the task that was to end would begin again.
  *
  *-------------------------------------------------------------------------
  */
@@ -194,6 +196,7 @@ run_guarded(UdsTask *task, MemoryContext context)
 	{
 		UdsSlot		slot;
 
+		RESUME_CANCEL_INTERRUPTS();
 		CHECK_FOR_INTERRUPTS();
 		if (uds_slot_read(&slot) && slot.cancel)
 			ereport(ERROR,
@@ -201,14 +204,14 @@ run_guarded(UdsTask *task, MemoryContext context)
 					 errmsg("canceling task " INT64_FORMAT " due to user request",
 							task->id)));
 		uds_task_run(task);
+		HOLD_CANCEL_INTERRUPTS();
 	}
 	PG_CATCH();
 	{
 		ErrorData  *edata;
 
-		/* not even cancels shall disturb the cleaning up */
 		HOLD_INTERRUPTS();
-		QueryCancelPending = false;
+		HOLD_CANCEL_INTERRUPTS();
 		MemoryContextSwitchTo(context);
 		edata = CopyErrorData();
 		EmitErrorReport();
@@ -345,6 +348,7 @@ uds_worker_main(Datum arg)
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
 	pqsignal(SIGTERM, die);
 	pqsignal(SIGINT, StatementCancelHandler);
+	HOLD_CANCEL_INTERRUPTS();
 	BackgroundWorkerUnblockSignals();
 
 	memcpy(&start, MyBgworkerEntry->bgw_extra, sizeof(start));

@@ -95,6 +95,18 @@ is($node->safe_psql('postgres', "SELECT uds_cancel($task)"), 't', 'uds_cancel() 
 canceled_soon($task, 'uds_cancel()');
 is($node->safe_psql('postgres', "SELECT uds_cancel($task)"), 'f', 'it has ended then');
 
+# a second cancel while the first one's task is being ended
+my $blocker = $node->background_psql('postgres');
+$task = hanging_task();
+$pid = worker_of($task);
+$blocker->query_safe("BEGIN; SELECT FROM uds.tasks WHERE id = $task FOR UPDATE");
+is($node->safe_psql('postgres', "SELECT uds_cancel($task)"), 't', 'uds_cancel() of a task whose row is locked');
+poll($node, "SELECT wait_event_type = 'Lock' FROM pg_stat_activity WHERE pid = $pid",
+	'the worker waits to note its end');
+is($node->safe_psql('postgres', "SELECT uds_cancel($task)"), 't', 'uds_cancel() once more');
+$blocker->query_safe('COMMIT');
+canceled_soon($task, 'the first of two cancels');
+
 $task = hanging_task();
 $pid = worker_of($task);
 is($node->safe_psql('postgres', "SELECT pg_cancel_backend($pid)"), 't', 'pg_cancel_backend() of the worker');
@@ -144,7 +156,6 @@ poll($node, q{SELECT requests_done > 2 FROM uds.progress}, 'an answer comes byte
 is($node->safe_psql('postgres', "SELECT uds_cancel($task)"), 't', 'uds_cancel() of its task');
 canceled_soon($task, 'uds_cancel()');
 
-my $blocker = $node->background_psql('postgres');
 $blocker->query_safe('BEGIN; LOCK TABLE uds.users IN SHARE MODE');
 $task = $node->safe_psql('postgres', q{SELECT uds_sync('wecom')});
 $pid = worker_of($task);
