@@ -1,6 +1,6 @@
 -- catalog.sql: functions that register sources; the source that pushes go to.
 
-CREATE FUNCTION uds_create_source(name text, type text,
+CREATE FUNCTION @extschema@.uds_create_source(name text, type text,
 	options jsonb DEFAULT '{}', title text DEFAULT NULL,
 	enabled boolean DEFAULT true, match_keys text[] DEFAULT '{}',
 	on_deleted text DEFAULT 'delete', on_missing text DEFAULT 'disable',
@@ -10,10 +10,10 @@ RETURNS bigint
 LANGUAGE c VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS 'MODULE_PATHNAME', 'uds_create_source';
-REVOKE ALL ON FUNCTION uds_create_source FROM PUBLIC;
-COMMENT ON FUNCTION uds_create_source IS 'registers a source and returns its id';
+REVOKE ALL ON FUNCTION @extschema@.uds_create_source FROM PUBLIC;
+COMMENT ON FUNCTION @extschema@.uds_create_source IS 'registers a source and returns its id';
 
-CREATE FUNCTION uds_alter_source(name text, type text DEFAULT NULL,
+CREATE FUNCTION @extschema@.uds_alter_source(name text, type text DEFAULT NULL,
 	options jsonb DEFAULT NULL, title text DEFAULT NULL,
 	enabled boolean DEFAULT NULL, match_keys text[] DEFAULT NULL,
 	on_deleted text DEFAULT NULL, on_missing text DEFAULT NULL,
@@ -23,16 +23,16 @@ RETURNS void
 LANGUAGE c VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS 'MODULE_PATHNAME', 'uds_alter_source';
-REVOKE ALL ON FUNCTION uds_alter_source FROM PUBLIC;
-COMMENT ON FUNCTION uds_alter_source IS 'changes a source; NULL leaves a setting, options are merged key by key, a null value removes the key';
+REVOKE ALL ON FUNCTION @extschema@.uds_alter_source FROM PUBLIC;
+COMMENT ON FUNCTION @extschema@.uds_alter_source IS 'changes a source; NULL leaves a setting, options are merged key by key, a null value removes the key';
 
-CREATE FUNCTION uds_drop_source(name text, keep_data boolean DEFAULT true)
+CREATE FUNCTION @extschema@.uds_drop_source(name text, keep_data boolean DEFAULT true)
 RETURNS void
 LANGUAGE c VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS 'MODULE_PATHNAME', 'uds_drop_source';
-REVOKE ALL ON FUNCTION uds_drop_source FROM PUBLIC;
-COMMENT ON FUNCTION uds_drop_source IS 'forgets a source; its rows stay and its memberships become hand-made, or with keep_data => false the rows that only it brought go';
+REVOKE ALL ON FUNCTION @extschema@.uds_drop_source FROM PUBLIC;
+COMMENT ON FUNCTION @extschema@.uds_drop_source IS 'forgets a source; its rows stay and its memberships become hand-made, or with keep_data => false the rows that only it brought go';
 
 INSERT INTO uds.source_types (name, title, builtin)
 VALUES ('push', 'Records pushed to us', true);

@@ -1,6 +1,10 @@
 -- tables.sql: schema uds, its tables and the views over them.
 -- Nothing here is granted to PUBLIC; see grants.sql.
 
+-- Else operators and functions that others put into the schema the extension
+-- is created in could be taken for the system's, now and in stored defaults.
+SET LOCAL search_path = pg_catalog, pg_temp;
+
 CREATE SCHEMA uds;
 REVOKE ALL ON SCHEMA uds FROM PUBLIC;
 COMMENT ON SCHEMA uds IS 'users and departments brought in from directories, and what brought them';

@@ -70,8 +70,8 @@ def lint_lengths():
 
 def lint_sql():
     created, commented = [], set()
-    unpinned, careless = [], []
-    name = r'([\w".]+)'
+    unpinned, careless, homeless = [], [], []
+    name = r'([\w".@]+)'
     for path in files("src/sql", ".sql"):
         for statement in statements(read(path)):
             bare = outside_strings(statement)
@@ -82,6 +82,9 @@ def lint_sql():
             said = re.match(r"COMMENT\s+ON\s+(FUNCTION|PROCEDURE|TABLE|VIEW)\s+" + name, bare, re.I)
             if made:
                 created.append((path, made.group(1).upper(), made.group(2)))
+            if re.match(r"CREATE\s+(?!SCHEMA\b)", bare, re.I) and not re.match(
+                    r"CREATE\s+(?:UNIQUE\s+)?INDEX\b|CREATE\s+(?:UNLOGGED\s+)?\w+\s+(uds|@extschema@)\.", bare, re.I):
+                homeless.append("%s: %s" % (path, first))
             if said:
                 commented.add((said.group(1).upper(), said.group(2)))
             if made and made.group(1).upper() in ("FUNCTION", "PROCEDURE") \
@@ -92,6 +95,7 @@ def lint_sql():
           ["%s: %s %s" % (path, kind.lower(), what)
            for path, kind, what in created if (kind, what) not in commented])
     check("every function in SQL and PL/pgSQL pins its search_path", unpinned)
+    check("the install script names the schema of what it creates", homeless)
     check("the install script has no OR REPLACE and no IF NOT EXISTS", careless)
 
 
