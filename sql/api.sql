@@ -260,6 +260,7 @@ GRANT USAGE ON SCHEMA "Tools" TO regress_uds_other;
 GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA "Tools" TO regress_uds_other;
 SET ROLE regress_uds_nobody;
 SELECT uds_create_source('mine', 'wecom', '{"corpid": "ww1", "secret": {"$file": "/etc/passwd"}}');
+SELECT uds_create_source('mine', 'wecom', '{"corpid": "ww1", "secret": "s", "ca_file": "/etc/passwd"}');
 SELECT uds_create_source('mine', 'wecom', '{"corpid": "ww1", "secret": "s"}') > 0 AS created;
 SELECT uds_alter_source('mine', title => 'My own');
 SELECT uds_alter_source('mine', options => '{"secret": {"$file": "/etc/passwd"}}');

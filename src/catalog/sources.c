@@ -200,16 +200,17 @@ check_option_values(const char *name, Datum options, Oid caller)
 	Oid			types[1] = {JSONBOID};
 	uint64		n;
 
-	n = uds_spi_exec("SELECT key, value ? '$file', value = '\"" UDS_REDACTED "\"'"
+	n = uds_spi_exec("SELECT key, value = '\"" UDS_REDACTED "\"'"
 					 "  FROM jsonb_each($1)"
 					 " WHERE value = '\"" UDS_REDACTED "\"'"
+					 "    OR key = 'ca_file'"
 					 "    OR (jsonb_typeof(value) = 'object' AND value ? '$file')",
 					 1, types, &options, NULL);
 	for (uint64 i = 0; i < n; i++)
 	{
 		char	   *option = uds_spi_text(i, 1);
 
-		if (uds_spi_text(i, 3)[0] == 't')
+		if (uds_spi_text(i, 2)[0] == 't')
 			ereport(ERROR,
 					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 					 errmsg("option \"%s\" of source \"%s\" is redacted",
@@ -220,7 +221,7 @@ check_option_values(const char *name, Datum options, Oid caller)
 					(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 					 errmsg("permission denied to have option \"%s\" of source \"%s\" read from a file",
 							option, name),
-					 errhint("Only superusers may use {\"$file\": …}.")));
+					 errhint("Only superusers may name files of the server.")));
 	}
 }
 
