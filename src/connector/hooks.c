@@ -12,6 +12,7 @@
 #include "utils/memutils.h"
 
 #include "connector/engine.h"
+#include "connector/jsonpick.h"
 #include "uds.h"
 
 /*
@@ -65,13 +66,17 @@ uds_hook_page(UdsRun *run, const UdsCall *request, bool usable)
 	MemoryContextSwitchTo(caller);
 }
 
-/* What a jsonpath selects in a JSON text, as UdsFetchHooks.select. */
+/*
+ * What a jsonpath selects in a page, as UdsFetchHooks.select.  What is
+ * mended in the page for this is in memory of the caller.
+ */
 List *
 uds_hook_select(UdsRun *run, const char *json, size_t len,
 				const char *jsonpath)
 {
 	MemoryContext caller = CurrentMemoryContext;
-	List	   *items = run->hooks->select(run->hooks->arg, json, len, jsonpath);
+	List	   *items = run->hooks->select(run->hooks->arg, uds_json_mend(json, len),
+										  len, jsonpath);
 
 	MemoryContextSwitchTo(caller);
 	return items;

@@ -145,3 +145,100 @@ uds_json_text(const cJSON *item)
 	/* adding zero turns a negative zero into a plain one */
 	return psprintf("%.0f", item->valuedouble + 0.0);
 }
+
+/* The code of an escape \uXXXX with "left" bytes to the end; -1 if it is none. */
+static int
+read_escape(const char *p, size_t left)
+{
+	int			code = 0;
+
+	if (left < 6 || p[0] != '\\' || p[1] != 'u')
+		return -1;
+	for (int i = 2; i < 6; i++)
+	{
+		char		c = p[i];
+
+		if (c >= '0' && c <= '9')
+			code = code * 16 + (c - '0');
+		else if (c >= 'a' && c <= 'f')
+			code = code * 16 + (c - 'a' + 10);
+		else if (c >= 'A' && c <= 'F')
+			code = code * 16 + (c - 'A' + 10);
+		else
+			return -1;
+	}
+	return code;
+}
+
+/*
+ * A JSON text (len bytes, NUL-terminated) in which escapes that stand for no
+ * character, a NUL or half of a surrogate pair, are \ufffd instead.
+ * Neither cJSON nor jsonb takes them all, and one bad name must not hide what
+ * steers the fetch.  The text itself if there is none in it, else a copy of
+ * the same length in the current memory context.
+ */
+const char *
+uds_json_mend(const char *json, size_t len)
+{
+	char	   *copy = NULL;
+	size_t		at = 0;
+
+	while (at < len)
+	{
+		int			code;
+		int			low;
+
+		if (json[at] != '\\')
+		{
+			at++;
+			continue;
+		}
+		code = read_escape(json + at, len - at);
+		if (code < 0)
+			at += 2;
+		else if (code != 0 && (code < 0xd800 || code > 0xdfff))
+			at += 6;
+		else
+		{
+			low = code != 0 ? read_escape(json + at + 6, len - at - 6) : -1;
+			if (code >= 0xd800 && code < 0xdc00 && low >= 0xdc00 && low <= 0xdfff)
+			{
+				at += 12;
+				continue;
+			}
+			if (copy == NULL)
+			{
+				copy = palloc(len + 1);
+				memcpy(copy, json, len + 1);
+			}
+			memcpy(copy + at, "\\ufffd", 6);
+			at += 6;
+		}
+	}
+	return copy ? copy : json;
+}
+
+/*
+ * Whether brackets are nested deeper than cJSON follows them.  To be asked
+ * before a recursive parser that only the stack's size stops.
+ */
+bool
+uds_json_too_deep(const char *json, size_t len)
+{
+	int			depth = 0;
+	bool		quoted = false;
+
+	for (size_t i = 0; i < len; i++)
+	{
+		if (json[i] == '"')
+			quoted = !quoted;
+		else if (quoted && json[i] == '\\')
+			i++;
+		else if (!quoted && (json[i] == '[' || json[i] == '{') &&
+				 ++depth > CJSON_NESTING_LIMIT)
+			return true;
+		else if (!quoted && (json[i] == ']' || json[i] == '}'))
+			depth--;
+	}
+	return false;
+}

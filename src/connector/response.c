@@ -75,7 +75,8 @@ read_document(const UdsRun *run, const UdsCall *request, Document *document)
 	const UdsErrorsSpec *errors = &run->manifest->errors;
 	cJSON	   *root;
 
-	root = cJSON_ParseWithLength(response->body, response->body_len);
+	root = cJSON_ParseWithLength(uds_json_mend(response->body, response->body_len),
+								 response->body_len);
 	if (root == NULL)
 		return;
 	PG_TRY();
@@ -304,12 +305,14 @@ check_body(UdsRun *run, UdsCall *request, const Document *document)
 	const UdsErrorsSpec *errors = &run->manifest->errors;
 	char	   *problem;
 
+	if (!document->parsed && uds_json_too_deep(response->body, response->body_len))
+		return pstrdup("service answered with JSON that is nested too deeply");
 	problem = uds_hook_check_json(run, response->body, response->body_len);
 	if (problem != NULL)
 		return psprintf("service answered with a body that is not valid JSON: %s",
 						uds_text_shown(run, request, problem, strlen(problem)));
 	if (!document->parsed)
-		return pstrdup("service answered with JSON that is nested too deeply");
+		return pstrdup("service answered with a body that is not valid JSON");
 	if (errors->code != NULL && document->code == NULL &&
 		find_rule(errors, NULL) == NULL)
 		return psprintf("service answered without \"%s\"", errors->code);
