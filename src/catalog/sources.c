@@ -270,7 +270,7 @@ check_options(const char *name, const char *type, Datum options)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("manifest of source type \"%s\" is invalid: %s", type, error),
-				 errhint("Register the type again with uds_register_source_type().")));
+				 errhint("See doc/extending.md for what a manifest may say.")));
 	error = uds_manifest_check_options(manifest, options_text, &hint);
 	if (error != NULL)
 		ereport(ERROR,

@@ -153,9 +153,9 @@ run_whole(void *arg)
 {
 	Isolation  *isolation = arg;
 
-	uds_stage_exec(isolation->run,
-				   uds_stage_expand(isolation->statement->sql, "rows", "",
-									"reference", "n.reference", NULL));
+	uds_stage_write(isolation->run,
+					uds_stage_expand(isolation->statement->sql, "rows", "",
+									 "reference", "n.reference", NULL));
 }
 
 static void

@@ -198,21 +198,19 @@ make_reply(int64 task, const Envelope *envelope)
 }
 
 /*
- * Plans are kept from push to push, and so must be good for tables of any
- * size: made while a table is empty, they would read it whole for ever after.
- * Returns the level of settings to go back from.
+ * Plans of small pushes are kept from one to the next, and so must be good
+ * for tables of any size: made while a table is empty, they would read it
+ * whole for ever after.  The settings are those of the caller's level.
  */
-static int
-keep_plans_small(void)
+static void
+keep_plans(void)
 {
-	int			level = NewGUCNestLevel();
+	static const char *const settings[] = {"enable_seqscan", "jit"};
 
-	(void) set_config_option("enable_seqscan", "off", PGC_USERSET, PGC_S_SESSION,
-							 GUC_ACTION_SAVE, true, 0, false);
-	(void) set_config_option("jit", "off", PGC_USERSET, PGC_S_SESSION,
-							 GUC_ACTION_SAVE, true, 0, false);
+	for (int i = 0; i < lengthof(settings); i++)
+		(void) set_config_option(settings[i], "off", PGC_USERSET, PGC_S_SESSION,
+								 GUC_ACTION_SAVE, true, 0, false);
 	uds_spi_keep_plans(true);
-	return level;
 }
 
 /*
@@ -241,10 +239,13 @@ uds_push(PG_FUNCTION_ARGS)
 	if (PG_ARGISNULL(0))
 		refuse("it is null", "Send a JSON object.");
 	INSTR_TIME_SET_CURRENT(start);
+	uds_spi_keep_plans(false);	/* should an error have left it on */
 	uds_become_trusted(uds_extension_owner(), &saved);
-	settings = keep_plans_small();
+	settings = NewGUCNestLevel();
 	SPI_connect();
 	envelope = open_envelope(PG_GETARG_DATUM(0));
+	if (envelope->all <= UDS_SMALL_TASK)
+		keep_plans();
 	source = find_source(envelope);
 	task.source_id = source->id;
 	task.id = begin_task(source, caller);

@@ -23,9 +23,6 @@
 #include "reconcile/reconcile.h"
 #include "reconcile/stage.h"
 
-/* records up to which statistics of the stage do not pay */
-#define SMALL_TASK 500
-
 /* sets our lock apart from those of pg_advisory_lock(), which are 1 and 2 */
 #define LOCK_RECONCILE 0x7566
 
@@ -274,7 +271,7 @@ uds_reconcile(const UdsTask *task, const UdsSource *source,
 	char	   *obstacle;
 	const char *status;
 
-	run.small = pages->pushed && pages->n_records <= SMALL_TASK;
+	run.small = pages->pushed && pages->n_records <= UDS_SMALL_TASK;
 	prepare_run(&run, task, source, pages->complete);
 	uds_progress_phase(UDS_PHASE_MAP);
 	uds_stage_create(&run);

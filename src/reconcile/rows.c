@@ -164,13 +164,10 @@ static const char *const insert_sql =
 "                LEFT JOIN uds_referred f ON f.pk = d.pk"
 "               WHERE d.is_new{rows}"
 "               OFFSET 0) AS n"
-"   RETURNING t.id, to_jsonb(t) AS after)"
+"   RETURNING t.*)"
 "INSERT INTO uds_changed (resource, pk, uid, action, after)"
 "SELECT '{resource}', w.id::text, d.uid, 'create',"
-"       (SELECT jsonb_object_agg(a.key, a.value)"
-"          FROM jsonb_each(w.after) AS a"
-"         WHERE a.value <> 'null'"
-"           AND (d.merged ? a.key OR a.key IN ('enabled', '{reference_column}', '{required}')))"
+"       jsonb_strip_nulls(jsonb_build_object({set}))"
 "  FROM written w"
 "  JOIN uds_desired d ON d.pk = w.id";
 
@@ -250,6 +247,7 @@ typedef struct ColumnLists
 	StringInfoData old;			/* what they are */
 	StringInfoData inserts;		/* what they should be, for new rows */
 	StringInfoData pairs;		/* 'name', value: for jsonb_build_object */
+	StringInfoData set;			/* the same of a row just made, defaults left out */
 } ColumnLists;
 
 /*
@@ -268,7 +266,7 @@ enabled_expression(const UdsResource *resource)
 
 static void
 add_column(ColumnLists *lists, const char *name, const char *literal,
-		   const char *value, const char *insert)
+		   const char *value, const char *insert, bool may_default)
 {
 	const char *comma = lists->columns.len > 0 ? ", " : "";
 
@@ -277,6 +275,12 @@ add_column(ColumnLists *lists, const char *name, const char *literal,
 	appendStringInfo(&lists->old, "%s(n.old).%s", comma, name);
 	appendStringInfo(&lists->inserts, "%s%s", comma, insert);
 	appendStringInfo(&lists->pairs, "%s%s, %s", comma, literal, value);
+	appendStringInfo(&lists->set, "%s%s, ", comma, literal);
+	if (may_default)
+		appendStringInfo(&lists->set, "CASE WHEN d.merged ? %s THEN to_jsonb(w.%s) END",
+						 literal, name);
+	else
+		appendStringInfo(&lists->set, "w.%s", name);
 }
 
 /* Reads the table's columns as they are now, those of the user included. */
@@ -294,6 +298,7 @@ list_columns(const UdsResource *resource, ColumnLists *lists)
 	initStringInfo(&lists->old);
 	initStringInfo(&lists->inserts);
 	initStringInfo(&lists->pairs);
+	initStringInfo(&lists->set);
 
 	values[0] = CStringGetTextDatum(resource->table);
 	initStringInfo(&unique);
@@ -318,15 +323,16 @@ list_columns(const UdsResource *resource, ColumnLists *lists)
 		add_column(lists, name, literal, value,
 				   fallback == NULL ? value :
 				   psprintf("CASE WHEN n.merged ? %s THEN %s ELSE %s END",
-							literal, value, fallback));
+							literal, value, fallback),
+				   fallback != NULL);
 	}
 
 	add_column(lists, "enabled", "'enabled'", enabled_expression(resource),
-			   "NOT n.is_disabled");
+			   "NOT n.is_disabled", false);
 	name = psprintf("CASE WHEN n.reference_known THEN n.reference ELSE (n.old).%s END",
 					resource->reference);
 	add_column(lists, resource->reference, quote_literal_cstr(resource->reference),
-			   name, "{reference}");
+			   name, "{reference}", false);
 }
 
 static char *
@@ -337,7 +343,6 @@ expand(const UdsResource *resource, const char *sql)
 							"table", resource->table,
 							"unsettable", resource->unsettable,
 							"reference_column", resource->reference,
-							"required", resource->required ? resource->required : "enabled",
 							"may_leave", resource->has_protected ?
 							"NOT EXISTS (SELECT 1 FROM uds.users u WHERE p.policy IS NOT NULL AND u.id = p.pk AND u.protected)" :
 							"true",
@@ -411,6 +416,7 @@ insert_rows(const UdsRun *run, const UdsResource *resource, ColumnLists *lists)
 		return;
 	if (!write_rows(run, resource, uds_stage_expand(insert_sql,
 													"columns", lists->columns.data,
+													"set", lists->set.data,
 													"values", lists->inserts.data, NULL)) ||
 		resource != &uds_departments)
 		return;

@@ -26,6 +26,7 @@
 #include "miscadmin.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
+#include "utils/guc.h"
 #include "utils/syscache.h"
 
 #include "reconcile/stage.h"
@@ -313,18 +314,49 @@ uds_stage_expand(const char *sql,...)
 	return buf.data;
 }
 
-/*
- * Runs a statement over the stage; $1 is the source's id, $2 the task's.
- * Returns the number of rows it processed.
- */
-uint64
-uds_stage_exec(const UdsRun *run, const char *sql)
+/* Runs a statement with $1, the source's id, and $2, the task's. */
+static uint64
+exec_plain(const UdsRun *run, const char *sql)
 {
 	Oid			types[2] = {INT8OID, INT8OID};
 	Datum		values[2] = {Int64GetDatum(run->source->id),
 	Int64GetDatum(run->task->id)};
 
 	return uds_spi_exec(sql, 2, types, values, NULL);
+}
+
+/*
+ * Runs a statement over the stage; $1 is the source's id, $2 the task's.
+ * Returns the number of rows it processed.
+ *
+ * Of a large task, everything is joined with everything, and the records
+ * written a moment ago have no statistics: whoever believes them to be one
+ * row loops over the stage for each of a million.  So no loops then.  The
+ * setting is not for statements that run other people's triggers.
+ */
+uint64
+uds_stage_exec(const UdsRun *run, const char *sql)
+{
+	uint64		n;
+	int			level;
+
+	if (run->small)
+		return exec_plain(run, sql);
+	level = NewGUCNestLevel();
+	(void) set_config_option("enable_nestloop", "off", PGC_USERSET, PGC_S_SESSION,
+							 GUC_ACTION_SAVE, true, 0, false);
+	n = exec_plain(run, sql);
+	AtEOXact_GUC(true, level);
+	return n;
+}
+
+/*
+ * The same without that, for statements that write target tables.
+ */
+uint64
+uds_stage_write(const UdsRun *run, const char *sql)
+{
+	return exec_plain(run, sql);
 }
 
 /*
@@ -337,7 +369,7 @@ uds_stage_exec_as_owner(const UdsRun *run, const char *sql)
 	uint64		n;
 
 	uds_become(run->source->owner, &saved);
-	n = uds_stage_exec(run, sql);
+	n = exec_plain(run, sql);
 	uds_unbecome(&saved);
 	return n;
 }

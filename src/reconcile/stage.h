@@ -17,6 +17,9 @@
 #include "reconcile/reconcile.h"
 #include "uds.h"
 
+/* records pushed up to which statistics of the stage do not pay */
+#define UDS_SMALL_TASK 500
+
 /* One target table and how records become its rows. */
 typedef struct UdsResource
 {
@@ -72,6 +75,7 @@ extern void uds_stage_clear(const UdsRun *run, const char *relation);
 extern void uds_stage_analyze(const UdsRun *run, const char *relation);
 extern char *uds_stage_expand(const char *sql,...);
 extern uint64 uds_stage_exec(const UdsRun *run, const char *sql);
+extern uint64 uds_stage_write(const UdsRun *run, const char *sql);
 extern uint64 uds_stage_exec_as_owner(const UdsRun *run, const char *sql);
 extern int64 uds_stage_count(const UdsRun *run, const char *sql);
 extern const char *uds_stage_live(const UdsRun *run, const UdsResource *resource);
