@@ -40,31 +40,38 @@ static const char *const reject_sql =
 "   SET status = 'canceled', message = 'rejected by ' || $2 || ': ' || message"
 " WHERE id = $1 AND status = 'blocked'";
 
-/* ERROR if an argument is NULL that must not be. */
-static void
-require_argument(FunctionCallInfo fcinfo, int arg, const char *name)
+/*
+ * Reads a task and keeps others from deciding on it until the transaction
+ * ends.  ERROR unless it waits for a decision, or is a preview that went well.
+ */
+static UdsTaskRow *
+take_decidable(int64 id, bool preview_too)
 {
-	if (PG_ARGISNULL(arg))
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("argument \"%s\" must not be null", name)));
-}
+	Oid			types[1] = {INT8OID};
+	Datum		values[1] = {Int64GetDatum(id)};
+	UdsTaskRow *row;
 
-/* ERROR unless a task waits for a decision, or is a preview that went well. */
-static void
-require_decidable(int64 id, const UdsTaskRow *row, bool preview_too)
-{
-	if (strcmp(row->status, "blocked") == 0 ||
-		(preview_too && strcmp(row->kind, "preview") == 0 &&
-		 strcmp(row->status, "success") == 0))
-		return;
-	ereport(ERROR,
-			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-			 errmsg("task " INT64_FORMAT " (%s) waits for no decision: its status is \"%s\"",
-					id, row->kind, row->status),
-			 preview_too ?
-			 errhint("Blocked tasks and finished previews can be approved.") :
-			 errhint("Blocked tasks can be rejected.")));
+	/* compatible with the key share lock of an approval that is queued */
+	uds_spi_exec("SELECT FROM uds.tasks WHERE id = $1 FOR NO KEY UPDATE",
+				 1, types, values, NULL);
+	row = uds_wait_read_task(id);
+	if (strcmp(row->status, "blocked") != 0 &&
+		!(preview_too && strcmp(row->kind, "preview") == 0 &&
+		  strcmp(row->status, "success") == 0))
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("task " INT64_FORMAT " (%s) waits for no decision: its status is \"%s\"",
+						id, row->kind, row->status),
+				 preview_too ?
+				 errhint("Blocked tasks and finished previews can be approved.") :
+				 errhint("Blocked tasks can be rejected.")));
+	if (uds_spi_exec(approval_sql, 1, types, values, NULL) > 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("task " INT64_FORMAT " was approved already, as task %s",
+						id, uds_spi_text(0, 1)),
+				 errhint("Should that one be blocked, decide on it.")));
+	return row;
 }
 
 /*
@@ -78,7 +85,7 @@ uds_preview(PG_FUNCTION_ARGS)
 	UdsQueueRequest queue = {.kind = "preview",.mode = "full",.requested_by = GetUserId()};
 	int64		task;
 
-	require_argument(fcinfo, 0, "source");
+	uds_wait_require_argument(fcinfo, 0, "source");
 	PreventCommandDuringRecovery("uds_preview()");
 	uds_require_preload("uds_preview()");
 	queue.source_name = text_to_cstring(PG_GETARG_TEXT_PP(0));
@@ -101,27 +108,17 @@ uds_approve(PG_FUNCTION_ARGS)
 {
 	UdsIdentity saved;
 	UdsQueueRequest queue = {.kind = "approve",.mode = "full",.requested_by = GetUserId()};
-	Oid			types[1] = {INT8OID};
-	Datum		values[1];
 	UdsTaskRow *row;
 	int64		task;
 
-	require_argument(fcinfo, 0, "task");
+	uds_wait_require_argument(fcinfo, 0, "task");
 	PreventCommandDuringRecovery("uds_approve()");
 	uds_require_preload("uds_approve()");
 	queue.retry_of = PG_GETARG_INT64(0);
-	values[0] = Int64GetDatum(queue.retry_of);
 
 	uds_become(uds_extension_owner(), &saved);
 	SPI_connect();
-	row = uds_wait_read_task(queue.retry_of);
-	require_decidable(queue.retry_of, row, true);
-	if (uds_spi_exec(approval_sql, 1, types, values, NULL) > 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("task " INT64_FORMAT " was approved already, as task %s",
-						queue.retry_of, uds_spi_text(0, 1)),
-				 errhint("Should that one be blocked, decide on it.")));
+	row = take_decidable(queue.retry_of, true);
 	if (row->source == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
@@ -147,14 +144,14 @@ uds_reject(PG_FUNCTION_ARGS)
 	Datum		values[2];
 	int64		id;
 
-	require_argument(fcinfo, 0, "task");
+	uds_wait_require_argument(fcinfo, 0, "task");
 	id = PG_GETARG_INT64(0);
 	values[0] = Int64GetDatum(id);
 	values[1] = CStringGetTextDatum(GetUserNameFromId(GetUserId(), false));
 
 	uds_become(uds_extension_owner(), &saved);
 	SPI_connect();
-	require_decidable(id, uds_wait_read_task(id), false);
+	(void) take_decidable(id, false);
 	uds_spi_exec(reject_sql, 2, types, values, NULL);
 	SPI_finish();
 	uds_unbecome(&saved);

@@ -271,9 +271,11 @@ uds_wait_find_source(const char *name, bool for_test)
 									   SPI_tuptable->tupdesc, 1, &isnull));
 }
 
-/* ERROR if an argument that has no meaning as NULL is. */
-static void
-require_argument(FunctionCallInfo fcinfo, int arg, const char *name)
+/*
+ * ERROR if an argument, "name" to the user, is NULL that must not be.
+ */
+void
+uds_wait_require_argument(FunctionCallInfo fcinfo, int arg, const char *name)
 {
 	if (PG_ARGISNULL(arg))
 		ereport(ERROR,
@@ -299,7 +301,7 @@ uds_sync(PG_FUNCTION_ARGS)
 	char	   *mode = "auto";
 	int64		task;
 
-	require_argument(fcinfo, 0, "source");
+	uds_wait_require_argument(fcinfo, 0, "source");
 	PreventCommandDuringRecovery("uds_sync()");
 	uds_require_preload("uds_sync()");
 	if (!PG_ARGISNULL(1))
@@ -334,7 +336,7 @@ uds_retry(PG_FUNCTION_ARGS)
 	UdsTaskRow    *row;
 	int64		task;
 
-	require_argument(fcinfo, 0, "task");
+	uds_wait_require_argument(fcinfo, 0, "task");
 	PreventCommandDuringRecovery("uds_retry()");
 	uds_require_preload("uds_retry()");
 	queue.retry_of = PG_GETARG_INT64(0);
@@ -387,7 +389,7 @@ uds_wait(PG_FUNCTION_ARGS)
 	UdsTaskRow    *row;
 	text	   *status;
 
-	require_argument(fcinfo, 0, "task");
+	uds_wait_require_argument(fcinfo, 0, "task");
 	task = PG_GETARG_INT64(0);
 	if (!PG_ARGISNULL(1))
 		deadline = DatumGetTimestampTz(DirectFunctionCall2(timestamptz_pl_interval,
@@ -440,7 +442,7 @@ uds_cancel(PG_FUNCTION_ARGS)
 	UdsIdentity saved;
 	bool		canceled;
 
-	require_argument(fcinfo, 0, "task");
+	uds_wait_require_argument(fcinfo, 0, "task");
 	PreventCommandDuringRecovery("uds_cancel()");
 	uds_become(uds_extension_owner(), &saved);
 	SPI_connect();
@@ -463,7 +465,7 @@ uds_test_source(PG_FUNCTION_ARGS)
 	char	   *name;
 	uint64		n;
 
-	require_argument(fcinfo, 0, "name");
+	uds_wait_require_argument(fcinfo, 0, "name");
 	PreventCommandDuringRecovery("uds_test_source()");
 	uds_require_preload("uds_test_source()");
 	name = text_to_cstring(PG_GETARG_TEXT_PP(0));

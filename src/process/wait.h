@@ -9,6 +9,7 @@
 #ifndef UDS_PROCESS_WAIT_H
 #define UDS_PROCESS_WAIT_H
 
+#include "fmgr.h"
 #include "process/request.h"
 
 /* A task's row as last read. */
@@ -26,5 +27,6 @@ typedef struct UdsTaskRow
 extern UdsTaskRow *uds_wait_read_task(int64 id);
 extern int64 uds_wait_queue(const UdsQueueRequest *queue, bool wait);
 extern int64 uds_wait_find_source(const char *name, bool for_test);
+extern void uds_wait_require_argument(FunctionCallInfo fcinfo, int arg, const char *name);
 
 #endif							/* UDS_PROCESS_WAIT_H */
