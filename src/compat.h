@@ -11,11 +11,6 @@
 #ifndef UDS_COMPAT_H
 #define UDS_COMPAT_H
 
-/* 17 renamed the per-process number that PGPROC and latches go by */
-#if PG_VERSION_NUM < 170000
-#define MyProcNumber MyBackendId
-#endif
-
 /* 17 gave extensions named wait events; before, all share one */
 #if PG_VERSION_NUM >= 170000
 #include "utils/wait_event.h"

@@ -49,7 +49,8 @@ check_allowed_hosts(char **newval, void **extra, GucSource source)
 
 	if (rules == NULL)
 	{
-		GUC_check_errdetail("%s", error ? error : "out of memory");
+		GUC_check_errdetail("%s", error ? error : "Out of memory.");
+		free(error);
 		return false;
 	}
 	uds_host_rules_free(rules);

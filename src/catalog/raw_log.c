@@ -44,8 +44,9 @@ static const char *const cleanup_sql =
 "               LIMIT $2)";
 
 /*
- * Makes text of a body that a server sent: what the database's encoding
- * cannot hold becomes '?', so that even rubbish can be looked at.
+ * Makes text of a body that a server sent: what is no UTF-8 becomes '?', so
+ * that even rubbish can be looked at.  What the database's encoding cannot
+ * hold is an ERROR: people's names are not to be guessed.
  */
 static text *
 body_to_text(const char *body, size_t len)

@@ -76,7 +76,6 @@ typedef struct UdsSkippedNode
 
 typedef struct UdsFetchResult
 {
-	const char *plan;			/* the plan of the manifest that was read */
 	List	   *streams;		/* of char *: streams read, in order */
 	List	   *skipped;		/* of UdsSkippedNode * */
 	List	   *warnings;		/* of char *, one sentence each */

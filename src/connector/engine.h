@@ -135,9 +135,6 @@ extern void uds_auth_begin(UdsRun *run);
 extern void uds_auth_finish(UdsRun *run, const UdsCall *request);
 extern bool uds_auth_again(UdsRun *run, UdsCall *request);
 
-/* run.c */
-extern void uds_run_fail(UdsRun *run, UdsCall *request);
-
 /* exchange.c */
 extern int64 uds_clock(void);
 extern UdsRun *uds_exchange_open(const UdsManifest *manifest,

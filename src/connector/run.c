@@ -37,8 +37,8 @@ typedef struct PlanState
  * Raises the ERROR that an answer without success makes: what was being
  * done, to which source, what came back.
  */
-void
-uds_run_fail(UdsRun *run, UdsCall *request)
+static void
+fail(UdsRun *run, UdsCall *request)
 {
 	const UdsAnswer *answer = &request->answer;
 	const UdsStreamSpec *stream = request->stream;
@@ -185,13 +185,13 @@ act_upon(PlanState *plan, UdsCall *request)
 			break;
 		case UDS_VERDICT_RESTART:
 			if (request->restarted)
-				uds_run_fail(run, request);
+				fail(run, request);
 			follow(run, request, NULL);
 			break;
 		case UDS_VERDICT_DEGRADE:
 			return false;
 		default:
-			uds_run_fail(run, request);
+			fail(run, request);
 	}
 	return true;
 }
@@ -259,7 +259,6 @@ read_plan(UdsRun *run, const UdsPlanSpec *spec, UdsFetchResult *result)
 		begin_stream(&plan, &plan.streams[i],
 					 &run->manifest->streams[spec->streams[i]]);
 
-	result->plan = spec->name;
 	result->streams = NIL;
 	result->skipped = NIL;
 	result->warnings = NIL;
@@ -302,7 +301,7 @@ uds_connector_run(const UdsManifest *manifest, const char *source_name,
 		if (refused == NULL)
 			break;
 		if (i == manifest->nplans - 1)
-			uds_run_fail(run, refused);
+			fail(run, refused);
 		uds_call_free(refused);
 		uds_exchange_drop(run);
 	}

@@ -416,15 +416,6 @@ uds_http_send(UdsHttpClient *client, const UdsHttpRequest *request)
 	begin_waiting(client);
 }
 
-/*
- * Number of requests sent whose response was not handed back yet.
- */
-int
-uds_http_pending(const UdsHttpClient *client)
-{
-	return client->pending;
-}
-
 /* The response of the first ended transfer, or NULL; frees its handle. */
 static UdsHttpResponse *
 take_finished(UdsHttpClient *client)

@@ -66,7 +66,6 @@ extern UdsHttpClient *uds_http_open(MemoryContext parent,
 extern void uds_http_send(UdsHttpClient *client, const UdsHttpRequest *request);
 extern UdsHttpResponse *uds_http_next(UdsHttpClient *client, long timeout);
 extern void uds_http_free(UdsHttpResponse *response);
-extern int	uds_http_pending(const UdsHttpClient *client);
 extern void uds_http_close(UdsHttpClient *client);
 extern const char *uds_http_header(const UdsHttpResponse *response,
 								   const char *name);

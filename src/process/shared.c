@@ -184,16 +184,6 @@ uds_wake_at_commit(void)
 }
 
 /*
- * Whether uds_wake_at_commit() was called in this transaction; true also if
- * that was in a subtransaction since rolled back.
- */
-bool
-uds_wake_pending(void)
-{
-	return wake_pending;
-}
-
-/*
  * At the end of a transaction that queued something.  Runs where an ERROR
  * would bring the server down, so nothing here may fail: an LWLock, a spin
  * lock and SetLatch() only.

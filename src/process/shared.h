@@ -98,7 +98,6 @@ extern LWLock *uds_shared_lock(void);
 extern void uds_mail_post(const UdsMail *mail); /* lock held */
 extern void uds_launcher_wake(void);
 extern void uds_tasks_broadcast(void);
-extern bool uds_wake_pending(void);
 
 /* worker.c: of any background worker of ours */
 extern void uds_worker_connect(Oid database, const char *application);
