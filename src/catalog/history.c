@@ -19,6 +19,9 @@
 /* rows deleted by one transaction */
 #define CLEANUP_BATCH 20000
 
+/* how long previews are kept where there is no history otherwise */
+#define PREVIEW_MINUTES (24 * 60)
+
 /* What a task that waits for a decision would change stays, however old. */
 static const char *const cleanup_sql =
 "DELETE FROM uds.changes"
@@ -41,9 +44,11 @@ uds_history_cleanup(void)
 	Int32GetDatum(CLEANUP_BATCH)};
 	uint64		deleted;
 
-	/* 0 keeps no history, but previews are to be looked at */
-	if (uds_history_retention <= 0)
+	if (uds_history_retention < 0)
 		return;
+	/* 0 keeps no history, but previews are there to be looked at */
+	if (uds_history_retention == 0)
+		values[0] = Int32GetDatum(PREVIEW_MINUTES);
 	do
 	{
 		CHECK_FOR_INTERRUPTS();

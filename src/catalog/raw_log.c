@@ -31,7 +31,7 @@ static const char *const append_sql =
 "              $7::int[], $8::bigint[], $9::bool[], $10::timestamptz[], $11::text[])"
 "       AS p (seq, stream, request, context, status, bytes, usable, received_at, body)";
 
-/* Pages of open tasks stay, however old: they are still to be mapped. */
+/* Pages of open tasks stay, and those they replay: they are still to be mapped. */
 static const char *const cleanup_sql =
 "DELETE FROM uds.raw_log"
 " WHERE id IN (SELECT r.id"
@@ -39,7 +39,7 @@ static const char *const cleanup_sql =
 "               WHERE r.received_at < clock_timestamp() - make_interval(mins => $1)"
 "                 AND NOT EXISTS (SELECT 1"
 "                                   FROM uds.tasks t"
-"                                  WHERE t.id = r.task_id"
+"                                  WHERE r.task_id IN (t.id, t.retry_of)"
 "                                    AND t.status IN ('init', 'processing'))"
 "               LIMIT $2)";
 

@@ -200,11 +200,12 @@ check_option_values(const char *name, Datum options, Oid caller)
 	Oid			types[1] = {JSONBOID};
 	uint64		n;
 
-	n = uds_spi_exec("SELECT key, value = '\"" UDS_REDACTED "\"'"
+	n = uds_spi_exec("SELECT key, value = '\"" UDS_REDACTED "\"', value ->> '$env'"
 					 "  FROM jsonb_each($1)"
 					 " WHERE value = '\"" UDS_REDACTED "\"'"
 					 "    OR key = 'ca_file'"
-					 "    OR (jsonb_typeof(value) = 'object' AND value ? '$file')",
+					 "    OR (jsonb_typeof(value) = 'object'"
+					 "        AND (value ? '$file' OR value ->> '$env' NOT LIKE 'UDS\\_%'))",
 					 1, types, &options, NULL);
 	for (uint64 i = 0; i < n; i++)
 	{
@@ -216,7 +217,15 @@ check_option_values(const char *name, Datum options, Oid caller)
 					 errmsg("option \"%s\" of source \"%s\" is redacted",
 							option, name),
 					 errhint("No value is stored that \"" UDS_REDACTED "\" could stand for; give the value itself.")));
-		if (!superuser_arg(caller))
+		if (superuser_arg(caller))
+			continue;
+		if (uds_spi_text(i, 3) != NULL)
+			ereport(ERROR,
+					(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+					 errmsg("permission denied to have option \"%s\" of source \"%s\" read from environment variable \"%s\"",
+							option, name, uds_spi_text(i, 3)),
+					 errhint("Only superusers may name variables that do not begin with \"UDS_\": the value goes to whatever host the source names.")));
+		else
 			ereport(ERROR,
 					(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 					 errmsg("permission denied to have option \"%s\" of source \"%s\" read from a file",

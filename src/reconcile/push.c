@@ -11,6 +11,7 @@
  */
 #include "postgres.h"
 
+#include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "fmgr.h"
@@ -18,6 +19,7 @@
 #include "portability/instr_time.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
+#include "utils/resowner.h"
 
 #include "reconcile/reconcile.h"
 #include "reconcile/stage.h"
@@ -213,37 +215,20 @@ keep_plans(void)
 	uds_spi_keep_plans(true);
 }
 
-/*
- * uds_push(data) → jsonb: takes records in the caller's transaction
- *
- * ERROR where the envelope is wrong; records that are wrong are reported in
- * the reply and the task ends partial.
- */
-Datum
-uds_push(PG_FUNCTION_ARGS)
+/* Takes what was pushed; the reply, as jsonb in SPI's memory. */
+static Datum
+take(Datum data, Oid caller)
 {
-	MemoryContext caller_context = CurrentMemoryContext;
-	Oid			caller = GetUserId();
-	UdsIdentity saved;
-	Envelope   *envelope;
-	UdsSource  *source;
+	Envelope   *envelope = open_envelope(data);
 	UdsTask		task = {.kind = "push",.mode = "auto",.attempt = 1};
 	UdsPages	pages = {0};
+	UdsSource  *source;
 	const char *status;
 	char	   *message;
-	Datum		reply;
 	instr_time	start;
 	instr_time	end;
-	int			settings;
 
-	if (PG_ARGISNULL(0))
-		refuse("it is null", "Send a JSON object.");
 	INSTR_TIME_SET_CURRENT(start);
-	uds_spi_keep_plans(false);	/* should an error have left it on */
-	uds_become_trusted(uds_extension_owner(), &saved);
-	settings = NewGUCNestLevel();
-	SPI_connect();
-	envelope = open_envelope(PG_GETARG_DATUM(0));
 	if (envelope->all <= UDS_SMALL_TASK)
 		keep_plans();
 	source = find_source(envelope);
@@ -262,12 +247,77 @@ uds_push(PG_FUNCTION_ARGS)
 	task.counts.apply_ms = (int64) INSTR_TIME_GET_MILLISEC(end);
 	uds_task_finish(task.id, status, message, &task.counts);
 	uds_source_note_success(source->id, task.id);
-	reply = make_reply(task.id, envelope);
-	MemoryContextSwitchTo(caller_context);
-	reply = PointerGetDatum(PG_DETOAST_DATUM_COPY(reply));
-	SPI_finish();
-	AtEOXact_GUC(true, settings);
+	return make_reply(task.id, envelope);
+}
+
+/*
+ * Raises the error that is being caught once more, after rolling back the
+ * subtransactions that it left open.  The server takes those for savepoints of
+ * the client's, and would leave the session in a transaction that the client
+ * never began.
+ */
+static void
+rethrow(int level, MemoryContext context, ResourceOwner owner)
+{
+	ErrorData  *edata;
+
+	MemoryContextSwitchTo(context);
+	edata = CopyErrorData();
+	FlushErrorState();
+	while (GetCurrentTransactionNestLevel() > level)
+		RollbackAndReleaseCurrentSubTransaction();
+	MemoryContextSwitchTo(context);
+	CurrentResourceOwner = owner;
+	ReThrowError(edata);
+}
+
+/*
+ * uds_push(data) → jsonb: takes records in the caller's transaction
+ *
+ * ERROR where the envelope is wrong, or from within another push, whose stage
+ * it would clear; records that are wrong are reported in the reply and the
+ * task ends partial.
+ */
+Datum
+uds_push(PG_FUNCTION_ARGS)
+{
+	static bool pushing = false;
+	MemoryContext context = CurrentMemoryContext;
+	ResourceOwner owner = CurrentResourceOwner;
+	int			level = GetCurrentTransactionNestLevel();
+	Oid			caller = GetUserId();
+	UdsIdentity saved;
+	Datum		reply;
+	int			settings;
+
+	if (PG_ARGISNULL(0))
+		refuse("it is null", "Send a JSON object.");
+	if (pushing)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_IN_USE),
+				 errmsg("cannot push from within another push"),
+				 errhint("A trigger on a target table must not call uds_push().")));
+	pushing = true;
+	PG_TRY();
+	{
+		uds_become_trusted(uds_extension_owner(), &saved);
+		settings = NewGUCNestLevel();
+		SPI_connect();
+		reply = take(PG_GETARG_DATUM(0), caller);
+		MemoryContextSwitchTo(context);
+		reply = PointerGetDatum(PG_DETOAST_DATUM_COPY(reply));
+		SPI_finish();
+		AtEOXact_GUC(true, settings);
+		uds_unbecome(&saved);
+	}
+	PG_CATCH();
+	{
+		pushing = false;
+		uds_spi_keep_plans(false);
+		rethrow(level, context, owner);
+	}
+	PG_END_TRY();
+	pushing = false;
 	uds_spi_keep_plans(false);
-	uds_unbecome(&saved);
 	PG_RETURN_DATUM(reply);
 }
