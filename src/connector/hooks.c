@@ -58,8 +58,9 @@ uds_hook_page(UdsRun *run, const UdsCall *request, bool usable)
 		}
 		if (request->stream == NULL && !request->answer.is_error)
 		{
+			/* a secret; its size is none */
 			page.body = NULL;
-			page.body_len = 0;
+			page.body_len = response->body_len;
 		}
 	}
 	run->hooks->page(run->hooks->arg, &page);
