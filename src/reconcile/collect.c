@@ -23,8 +23,19 @@
 "     WHEN 'string' THEN nullif(m.record ->> 'uid', '')" \
 "     WHEN 'number' THEN substring(m.record ->> 'uid' FROM '^-?[0-9]+$') END"
 
-#define UID_ERROR \
+/* Whether a member that steers us is a truth value, or says nothing. */
+#define IS_TRUTH(key) \
+"coalesce(jsonb_typeof(m.record -> '" key "') = 'null'" \
+"         OR lower(m.record ->> '" key "') IN ('true', 'false', 't', 'f', 'yes', 'no', 'y', 'n', 'on', 'off', '1', '0')," \
+"         true)"
+
+/* What the columns of the target would not find out in time. */
+#define RECORD_ERROR \
 "CASE WHEN m.error IS NOT NULL THEN m.error" \
+"     WHEN octet_length(m.uid) > " CppAsString2(UDS_MAX_UID) \
+"     THEN 'uid of the record is longer than " CppAsString2(UDS_MAX_UID) " bytes'" \
+"     WHEN NOT " IS_TRUTH("isDeleted") " THEN 'isDeleted of the record is neither true nor false'" \
+"     WHEN NOT " IS_TRUTH("enabled") " THEN 'enabled of the record is neither true nor false'" \
 "     WHEN m.uid IS NOT NULL THEN NULL" \
 "     WHEN NOT m.record ? 'uid' OR m.record -> 'uid' = 'null' THEN 'record has no uid'" \
 "     WHEN m.record ->> 'uid' = '' THEN 'uid of the record is empty'" \
@@ -36,7 +47,7 @@ static const char *const map_sql =
 "SELECT m.seq, m.ord, m.data_type, m.merge, m.uid,"
 "       CASE WHEN m.fold THEN lower(m.uid) ELSE m.uid END,"
 "       m.record,"
-"       " UID_ERROR
+"       " RECORD_ERROR
 "  FROM (SELECT p.seq, m.ord, s.stream ->> 'type' AS data_type,"
 "               coalesce((s.stream ->> 'merge')::boolean, false) AS merge,"
 "               s.fold, m.record, m.error,"
@@ -55,7 +66,7 @@ static const char *const map_sql =
 /* $3 data type, $4 the records */
 static const char *const pushed_sql =
 "INSERT INTO uds_mapped (seq, ord, data_type, merge, uid, uid_key, data, error)"
-"SELECT 1, m.ord, $3, false, m.uid, m.uid, m.record, " UID_ERROR
+"SELECT 1, m.ord, $3, false, m.uid, m.uid, m.record, " RECORD_ERROR
 "  FROM (SELECT m.ord, m.record, m.error, " UID " AS uid"
 "          FROM (SELECT e.ord, e.value AS record,"
 "                       CASE WHEN jsonb_typeof(e.value) <> 'object'"

@@ -71,7 +71,8 @@ static const char *const note_sql =
 "INSERT INTO uds.pending_references (record_id, source_id, uid_key)"
 "SELECT DISTINCT l.record_id, l.source_id, l.uid_key"
 "  FROM ({named}) AS l"
-" WHERE NOT EXISTS (SELECT 1"
+" WHERE octet_length(l.uid_key) <= " CppAsString2(UDS_MAX_UID)
+"   AND NOT EXISTS (SELECT 1"
 "                     FROM uds_department_ref f"
 "                     JOIN uds.departments d ON d.id = f.pk"
 "                    WHERE f.source_id = l.source_id AND f.uid_key = l.uid_key)";

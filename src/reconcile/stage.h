@@ -20,6 +20,9 @@
 /* records pushed up to which statistics of the stage do not pay */
 #define UDS_SMALL_TASK 500
 
+/* bytes that a uid may have: it must fit into an index */
+#define UDS_MAX_UID 2000
+
 /* One target table and how records become its rows. */
 typedef struct UdsResource
 {
