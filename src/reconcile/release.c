@@ -2,16 +2,17 @@
  *
  * release.c
  *		Unique values that disabled leavers still hold and somebody else now
- *		claims.
+ *		claims, and those that are somebody else's when the leaver returns.
  *
  * A mailbox or a user name is handed on; the row of the one who left stays,
- * but must not block its successor.  Runs in the transaction of a task; row
+ * but must not block its successor.  Who returns must do without it.  Runs in the transaction of a task; row
  * locks on the rows that give a value up.
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
+#include "lib/stringinfo.h"
 #include "utils/builtins.h"
 
 #include "reconcile/stage.h"
@@ -49,17 +50,69 @@ static const char *const release_sql =
 "       jsonb_build_object('{column}', w.value), jsonb_build_object('{column}', NULL)"
 "  FROM written w";
 
+/* Whether the row that a record of desired, d, returns to finds a value taken. */
+static const char *const taken_sql =
+"CASE WHEN EXISTS (SELECT 1"
+"                    FROM {table} h"
+"                   WHERE h.{column} = d.merged ->> '{column}' AND h.id <> d.pk"
+"                     AND NOT EXISTS (SELECT 1 FROM uds_leavers l WHERE l.pk = h.id)"
+"                     AND NOT EXISTS (SELECT 1"
+"                                       FROM uds_desired x"
+"                                      WHERE x.pk = h.id AND x.merged ? '{column}'"
+"                                        AND x.merged ->> '{column}' IS DISTINCT FROM h.{column}))"
+"     THEN '{column}' END";
+
+static const char *const renounce_sql =
+"WITH taken AS"
+"     (SELECT d.pk, w.n, w.uid, w.data, array_remove(ARRAY[{taken}]::text[], NULL) AS columns"
+"        FROM uds_work w"
+"        JOIN uds_desired d ON d.pk = w.pk AND d.leave IS NULL"
+"       WHERE w.resource = '{resource}' AND w.was_deleted AND NOT w.gone),"
+"     renounced AS"
+"     (UPDATE uds_desired d"
+"         SET merged = d.merged - t.columns"
+"        FROM taken t"
+"       WHERE t.columns <> '{}' AND d.pk = t.pk) "
+"INSERT INTO uds_rejected (n, data_type, uid, resource, sqlstate, message, record)"
+"SELECT n, '{data_type}', uid, '{resource}', '23505',"
+"       'came back without ' || array_to_string(columns, ' and ') || ', which somebody else has now', data"
+"  FROM taken"
+" WHERE columns <> '{}'";
+
+/* Takes values that others have now from the records that return. */
+static void
+renounce(const UdsRun *run, const UdsResource *resource)
+{
+	StringInfoData taken;
+
+	initStringInfo(&taken);
+	for (const char *const *column = resource->unique; *column != NULL; column++)
+		appendStringInfo(&taken, "%s%s", taken.len > 0 ? ", " : "",
+						 uds_stage_expand(taken_sql,
+										  "table", resource->table,
+										  "column", *column, NULL));
+	uds_stage_exec(run, uds_stage_expand(renounce_sql,
+										 "resource", resource->name,
+										 "data_type", resource->data_type,
+										 "taken", taken.data, NULL));
+}
+
 /*
- * Clears unique columns of leavers where a row in desired claims the value.
+ * Clears unique columns of leavers where a row in desired claims the value;
+ * who returns claims none that somebody else has.
  */
 void
 uds_rows_release(const UdsRun *run, const UdsResource *resource)
 {
+	bool		leavers;
+
 	uds_stage_clear(run, "uds_leavers");
-	if (uds_stage_exec(run, uds_stage_expand(leavers_sql,
-											 "resource", resource->name, NULL)) == 0)
-		return;
+	leavers = uds_stage_exec(run, uds_stage_expand(leavers_sql,
+												   "resource", resource->name, NULL)) > 0;
 	uds_stage_analyze(run, "uds_leavers");
+	renounce(run, resource);
+	if (!leavers)
+		return;
 	for (const char *const *column = resource->unique; *column != NULL; column++)
 		uds_stage_exec_as_owner(run, uds_stage_expand(release_sql,
 													  "resource", resource->name,
