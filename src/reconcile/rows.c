@@ -101,7 +101,7 @@ static const char *const desire_sql =
 "            THEN NOT (q.data ->> 'enabled')::boolean"
 "            WHEN q.is_back THEN false"
 "            ELSE q.was_disabled END"
-"  FROM (SELECT p.*, o.resource_pk IS NOT NULL AS was_disabled,"
+"  FROM (SELECT p.*, o.resource_pk IS NOT NULL AND NOT (o.by_hand AND p.policy IS NULL) AS was_disabled,"
 "               {may_leave} AS may_leave,"
 "               p.policy = 'delete'"
 "               AND EXISTS (SELECT 1"
@@ -225,7 +225,8 @@ static const char *const enabled_again_sql =
 "DELETE FROM uds.disabled_rows o"
 " USING uds_desired d"
 " WHERE o.resource = '{resource}' AND o.resource_pk = d.pk::text"
-"   AND d.was_disabled AND (NOT d.is_disabled OR d.leave = 'delete')";
+"   AND (d.was_disabled AND (NOT d.is_disabled OR d.leave = 'delete')"
+"        OR o.by_hand AND d.leave IS DISTINCT FROM 'disable')";
 
 static const char *const leaving_sql =
 "INSERT INTO uds_leaving (resource, pk, uid)"
@@ -234,9 +235,13 @@ static const char *const leaving_sql =
 " WHERE leave = 'delete'";
 
 static const char *const disabled_now_sql =
-"INSERT INTO uds.disabled_rows (resource, resource_pk)"
-"SELECT '{resource}', pk::text"
-"  FROM uds_desired"
+"INSERT INTO uds.disabled_rows (resource, resource_pk, by_hand)"
+"SELECT '{resource}', d.pk::text,"
+"       d.leave IS NOT NULL AND NOT EXISTS (SELECT 1"
+"                                             FROM uds_changed c"
+"                                            WHERE c.resource = '{resource}' AND c.pk = d.pk::text"
+"                                              AND c.action = 'disable')"
+"  FROM uds_desired d"
 " WHERE is_disabled AND NOT was_disabled AND leave IS DISTINCT FROM 'delete'";
 
 /* Pieces of statements that depend on the columns of a target table. */

@@ -244,9 +244,11 @@ CREATE TABLE uds.disabled_rows
 (
 	resource	text NOT NULL,
 	resource_pk	text NOT NULL,
+	by_hand		boolean NOT NULL DEFAULT false,
 	PRIMARY KEY (resource, resource_pk)
 );
-COMMENT ON TABLE uds.disabled_rows IS 'rows that are disabled because a source said so, or left them out; a row disabled by hand is not among them';
+COMMENT ON TABLE uds.disabled_rows IS 'rows that are disabled because a source said so, or left them out';
+COMMENT ON COLUMN uds.disabled_rows.by_hand IS 'it left, but was disabled by hand before: it is not enabled when it comes back';
 
 CREATE TABLE uds.raw_log
 (
