@@ -20,12 +20,18 @@
 
 #include "reconcile/stage.h"
 
-/* Settable columns in order: name, default, whether '' means NULL. */
+/*
+ * Settable columns in order: name, default, whether '' means NULL, whether
+ * the uid is its default, whether its type is a domain, and whether its
+ * values may become objects or lists in JSON.
+ */
 static const char *const columns_sql =
 "SELECT quote_ident(a.attname), quote_literal(a.attname),"
-"       pg_get_expr(d.adbin, d.adrelid),"
-"       a.attname = ANY ($2::text[]), a.attname = $3"
+"       coalesce(pg_get_expr(d.adbin, d.adrelid), pg_get_expr(t.typdefaultbin, 0)),"
+"       a.attname = ANY ($2::text[]), a.attname = $3, t.typtype = 'd',"
+"       t.typcategory NOT IN ('S', 'N', 'D', 'B', 'E', 'I', 'T', 'V', 'G')"
 "  FROM pg_attribute a"
+"  JOIN pg_type t ON t.oid = a.atttypid"
 "  LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum"
 " WHERE a.attrelid = $1::regclass AND a.attnum > 0 AND NOT a.attisdropped"
 "   AND a.attgenerated = '' AND a.attidentity = ''"
@@ -158,7 +164,7 @@ static const char *const insert_sql =
 "WITH written AS"
 "     (INSERT INTO {table} AS t (id, {columns})"
 "      SELECT n.pk, {values}"
-"        FROM (SELECT d.*, jsonb_populate_record(NULL::{table}, d.merged) AS p,"
+"        FROM (SELECT d.*, jsonb_populate_record(NULL::{table}, {domains}d.merged) AS p,"
 "                     f.department_id AS reference"
 "                FROM uds_desired d"
 "                LEFT JOIN uds_referred f ON f.pk = d.pk"
@@ -167,7 +173,7 @@ static const char *const insert_sql =
 "   RETURNING t.*)"
 "INSERT INTO uds_changed (resource, pk, uid, action, after)"
 "SELECT '{resource}', w.id::text, d.uid, 'create',"
-"       jsonb_strip_nulls(jsonb_build_object({set}))"
+"       jsonb_strip_nulls(jsonb_build_object({set})){nested}"
 "  FROM written w"
 "  JOIN uds_desired d ON d.pk = w.id";
 
@@ -261,7 +267,13 @@ typedef struct ColumnLists
 	StringInfoData old;			/* what they are */
 	StringInfoData inserts;		/* what they should be, for new rows */
 	StringInfoData pairs;		/* 'name', value: for jsonb_build_object */
+	int			n_pairs;
 	StringInfoData set;			/* the same of a row just made, defaults left out */
+	int			n_set;
+	StringInfoData nested;		/* the rest of those: || object, for each that
+								 * may have nulls inside */
+	StringInfoData domains;		/* object ||, with the default of each domain,
+								 * which may refuse null */
 } ColumnLists;
 
 /*
@@ -278,23 +290,41 @@ enabled_expression(const UdsResource *resource)
 		"     THEN (n.old).enabled ELSE NOT n.is_disabled END";
 }
 
+/* Adds a member to lists of arguments of jsonb_build_object(). */
+static void
+add_pair(StringInfo pairs, int *n, const char *literal, const char *value)
+{
+	/* a function takes a hundred arguments */
+	if (*n > 0)
+		appendStringInfoString(pairs, *n % 50 > 0 ? ", " : ") || jsonb_build_object(");
+	appendStringInfo(pairs, "%s, %s", literal, value);
+	(*n)++;
+}
+
 static void
 add_column(ColumnLists *lists, const char *name, const char *literal,
-		   const char *value, const char *insert, bool may_default)
+		   const char *value, const char *insert, bool may_default, bool is_nested)
 {
 	const char *comma = lists->columns.len > 0 ? ", " : "";
+	char	   *set = psprintf("w.%s", name);
 
 	appendStringInfo(&lists->columns, "%s%s", comma, name);
 	appendStringInfo(&lists->values, "%s%s", comma, value);
 	appendStringInfo(&lists->old, "%s(n.old).%s", comma, name);
 	appendStringInfo(&lists->inserts, "%s%s", comma, insert);
-	appendStringInfo(&lists->pairs, "%s%s, %s", comma, literal, value);
-	appendStringInfo(&lists->set, "%s%s, ", comma, literal);
-	if (may_default)
-		appendStringInfo(&lists->set, "CASE WHEN d.merged ? %s THEN to_jsonb(w.%s) END",
-						 literal, name);
+	add_pair(&lists->pairs, &lists->n_pairs, literal, value);
+	if (is_nested)
+		appendStringInfo(&lists->nested,
+						 " || CASE WHEN w.%s IS NOT NULL AND d.merged ? %s"
+						 " THEN jsonb_build_object(%s, w.%s) ELSE '{}' END",
+						 name, literal, literal, name);
 	else
-		appendStringInfo(&lists->set, "w.%s", name);
+	{
+		if (may_default)
+			set = psprintf("CASE WHEN d.merged ? %s THEN to_jsonb(w.%s) END",
+						   literal, name);
+		add_pair(&lists->set, &lists->n_set, literal, set);
+	}
 }
 
 /* Reads the table's columns as they are now, those of the user included. */
@@ -312,7 +342,11 @@ list_columns(const UdsResource *resource, ColumnLists *lists)
 	initStringInfo(&lists->old);
 	initStringInfo(&lists->inserts);
 	initStringInfo(&lists->pairs);
+	lists->n_pairs = 0;
+	lists->n_set = 0;
 	initStringInfo(&lists->set);
+	initStringInfo(&lists->nested);
+	initStringInfo(&lists->domains);
 
 	values[0] = CStringGetTextDatum(resource->table);
 	initStringInfo(&unique);
@@ -329,6 +363,9 @@ list_columns(const UdsResource *resource, ColumnLists *lists)
 		char	   *value;
 
 		name = uds_spi_text(i, 1);
+		if (fallback != NULL && uds_spi_text(i, 6)[0] == 't')
+			appendStringInfo(&lists->domains, "jsonb_build_object(%s, %s) || ",
+							 literal, fallback);
 		value = psprintf("(n.p).%s", name);
 		if (uds_spi_text(i, 4)[0] == 't')
 			value = psprintf("nullif(%s, '')", value);
@@ -338,15 +375,15 @@ list_columns(const UdsResource *resource, ColumnLists *lists)
 				   fallback == NULL ? value :
 				   psprintf("CASE WHEN n.merged ? %s THEN %s ELSE %s END",
 							literal, value, fallback),
-				   fallback != NULL);
+				   fallback != NULL, uds_spi_text(i, 7)[0] == 't');
 	}
 
 	add_column(lists, "enabled", "'enabled'", enabled_expression(resource),
-			   "NOT n.is_disabled", false);
+			   "NOT n.is_disabled", false, false);
 	name = psprintf("CASE WHEN n.reference_known THEN n.reference ELSE (n.old).%s END",
 					resource->reference);
 	add_column(lists, resource->reference, quote_literal_cstr(resource->reference),
-			   name, "{reference}", false);
+			   name, "{reference}", false, false);
 }
 
 static char *
@@ -431,6 +468,8 @@ insert_rows(const UdsRun *run, const UdsResource *resource, ColumnLists *lists)
 	if (!write_rows(run, resource, uds_stage_expand(insert_sql,
 													"columns", lists->columns.data,
 													"set", lists->set.data,
+													"nested", lists->nested.data,
+													"domains", lists->domains.data,
 													"values", lists->inserts.data, NULL)) ||
 		resource != &uds_departments)
 		return;
