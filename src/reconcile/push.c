@@ -199,19 +199,23 @@ make_reply(int64 task, const Envelope *envelope)
 	return uds_spi_value(reply_sql, 2, types, values, NULL, &isnull);
 }
 
+/* Switches a planner setting off, for the caller's level of settings. */
+static void
+switch_off(const char *setting)
+{
+	(void) set_config_option(setting, "off", PGC_USERSET, PGC_S_SESSION,
+							 GUC_ACTION_SAVE, true, 0, false);
+}
+
 /*
  * Plans of small pushes are kept from one to the next, and so must be good
  * for tables of any size: made while a table is empty, they would read it
- * whole for ever after.  The settings are those of the caller's level.
+ * whole for ever after.
  */
 static void
 keep_plans(void)
 {
-	static const char *const settings[] = {"enable_seqscan", "jit"};
-
-	for (int i = 0; i < lengthof(settings); i++)
-		(void) set_config_option(settings[i], "off", PGC_USERSET, PGC_S_SESSION,
-								 GUC_ACTION_SAVE, true, 0, false);
+	switch_off("enable_seqscan");
 	uds_spi_keep_plans(true);
 }
 
@@ -229,6 +233,7 @@ take(Datum data, Oid caller)
 	instr_time	end;
 
 	INSTR_TIME_SET_CURRENT(start);
+	switch_off("jit");			/* compiling takes longer than running */
 	if (envelope->all <= UDS_SMALL_TASK)
 		keep_plans();
 	source = find_source(envelope);
