@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * history.c
- *		Clean-up of uds.changes.
+ *		Clean-up of uds.changes and uds.record_history.
  *
  * Runs in background workers, in short transactions of its own; row locks
  * only.
@@ -23,14 +23,19 @@
 #define PREVIEW_MINUTES (24 * 60)
 
 /* What a task that waits for a decision would change stays, however old. */
-static const char *const cleanup_sql =
-"DELETE FROM uds.changes"
-" WHERE ctid = ANY (ARRAY(SELECT c.ctid"
-"                           FROM uds.tasks t"
-"                           JOIN uds.changes c ON c.task_id = t.id"
-"                          WHERE t.finished_at < clock_timestamp() - make_interval(mins => $1)"
-"                            AND t.status <> 'blocked'"
-"                          LIMIT $2))";
+#define CLEANUP(table) \
+"DELETE FROM " table \
+" WHERE ctid = ANY (ARRAY(SELECT c.ctid" \
+"                           FROM uds.tasks t" \
+"                           JOIN " table " c ON c.task_id = t.id" \
+"                          WHERE t.finished_at < clock_timestamp() - make_interval(mins => $1)" \
+"                            AND t.status <> 'blocked'" \
+"                          LIMIT $2))"
+
+static const char *const cleanup_sql[] = {
+	CLEANUP("uds.changes"),
+	CLEANUP("uds.record_history")
+};
 
 /*
  * Deletes changes of tasks that ended longer than uds.history_retention ago.
@@ -49,11 +54,14 @@ uds_history_cleanup(void)
 	/* 0 keeps no history, but previews are there to be looked at */
 	if (uds_history_retention == 0)
 		values[0] = Int32GetDatum(PREVIEW_MINUTES);
-	do
+	for (int i = 0; i < lengthof(cleanup_sql); i++)
 	{
-		CHECK_FOR_INTERRUPTS();
-		uds_xact_begin("uds: removing expired changes");
-		deleted = uds_spi_exec(cleanup_sql, 2, types, values, NULL);
-		uds_xact_commit();
-	} while (deleted == CLEANUP_BATCH);
+		do
+		{
+			CHECK_FOR_INTERRUPTS();
+			uds_xact_begin("uds: removing expired changes");
+			deleted = uds_spi_exec(cleanup_sql[i], 2, types, values, NULL);
+			uds_xact_commit();
+		} while (deleted == CLEANUP_BATCH);
+	}
 }

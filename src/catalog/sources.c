@@ -554,6 +554,10 @@ uds_drop_source(PG_FUNCTION_ARGS)
 				 1, types, values, NULL);
 	uds_spi_exec("DELETE FROM uds.pending_references WHERE source_id = $1",
 				 1, types, values, NULL);
+	uds_spi_exec("DELETE FROM uds.record_history h"
+				 " USING uds.tasks t"
+				 " WHERE t.id = h.task_id AND t.source_id = $1",
+				 1, types, values, NULL);
 	uds_spi_exec("DELETE FROM uds.records WHERE source_id = $1",
 				 1, types, values, NULL);
 	uds_spi_exec("DELETE FROM uds.source_settings WHERE id = $1",

@@ -1,8 +1,8 @@
 /*-------------------------------------------------------------------------
  *
  * decide.c
- *		uds_preview(), uds_approve(), uds_reject(): looking at a change set
- *		before it is written, and deciding on it.
+ *		uds_preview(), uds_approve(), uds_reject(), uds_undo(): looking at a
+ *		change set before it is written, deciding on it, taking it back.
  *
  * Runs in backends, with the tables of the extension accessed as its owner;
  * row locks on tasks.
@@ -26,6 +26,7 @@
 PG_FUNCTION_INFO_V1(uds_preview);
 PG_FUNCTION_INFO_V1(uds_approve);
 PG_FUNCTION_INFO_V1(uds_reject);
+PG_FUNCTION_INFO_V1(uds_undo);
 
 static const char *const approval_sql =
 "SELECT id"
@@ -156,4 +157,39 @@ uds_reject(PG_FUNCTION_ARGS)
 	SPI_finish();
 	uds_unbecome(&saved);
 	PG_RETURN_VOID();
+}
+
+/*
+ * uds_undo(task, wait) → bigint, a new task that puts back what the task
+ * changed
+ */
+Datum
+uds_undo(PG_FUNCTION_ARGS)
+{
+	UdsIdentity saved;
+	UdsQueueRequest queue = {.kind = "undo",.mode = "auto",.requested_by = GetUserId()};
+	bool		wait = !PG_ARGISNULL(1) && PG_GETARG_BOOL(1);
+	UdsTaskRow *row;
+	int64		task;
+
+	uds_wait_require_argument(fcinfo, 0, "task");
+	PreventCommandDuringRecovery("uds_undo()");
+	uds_require_preload("uds_undo()");
+	queue.retry_of = PG_GETARG_INT64(0);
+
+	uds_become(uds_extension_owner(), &saved);
+	SPI_connect();
+	row = uds_wait_read_task(queue.retry_of);
+	queue.source_name = row->source;
+	queue.source = uds_undo_require(queue.retry_of, 0);
+	if (wait && row->mine)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_IN_USE),
+				 errmsg("cannot wait for an undo of task " INT64_FORMAT ": it is part of this transaction",
+						queue.retry_of),
+				 errhint("Commit first: tasks begin when the transaction that queued them commits.")));
+	task = uds_wait_queue(&queue, wait);
+	SPI_finish();
+	uds_unbecome(&saved);
+	PG_RETURN_INT64(task);
 }

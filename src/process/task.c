@@ -350,6 +350,24 @@ note_streams(const UdsTask *task, List *streams)
 	uds_spi_exec("UPDATE uds.tasks SET streams = $2 WHERE id = $1", 2, types, values, NULL);
 }
 
+/* Takes back what another task did; nothing is read for it. */
+static void
+run_undo(UdsTask *task, UdsSource *source)
+{
+	UdsTaskCounts *counts = &task->counts;
+	const char *status;
+	char	   *message;
+	instr_time	start;
+
+	INSTR_TIME_SET_CURRENT(start);
+	uds_xact_begin("uds: undoing a task");
+	status = uds_undo_run(task, source, counts, &message);
+	uds_progress_phase(UDS_PHASE_FINISH);
+	counts->apply_ms = elapsed_ms(start);
+	uds_task_finish(task->id, status, message, counts);
+	uds_xact_commit();
+}
+
 /*
  * Runs a claimed task to its end and commits it.
  *
@@ -373,6 +391,12 @@ uds_task_run(UdsTask *task)
 
 	counts->complete = -1;
 	source = load_source(task);
+	if (strcmp(task->kind, "undo") == 0)
+	{
+		run_undo(task, source);
+		MemoryContextSwitchTo(caller);
+		return;
+	}
 
 	replayed = find_pages(task, &pages);
 	if (!replayed)

@@ -183,7 +183,7 @@ end_with_error(UdsTask *task, const ErrorData *edata)
 
 	uds_xact_begin("uds: noting the end of a task");
 	uds_task_finish(task->id, canceled ? "canceled" : "failed", message, counts);
-	if (!canceled)
+	if (!canceled && strcmp(task->kind, "undo") != 0)
 		uds_source_note_failure(task->source_id, task->id, message);
 	uds_xact_commit();
 }

@@ -101,6 +101,7 @@ apply_departments(const UdsRun *run, UdsTaskCounts *counts)
 	uds_pending_announce(run);
 	uds_pending_recall(run, &uds_departments);
 	uds_rows_desire(run, &uds_departments);
+	uds_journal_note(run, &uds_departments);
 	uds_departments_refer(run, &uds_departments);
 	uds_departments_resolve_parents(run);
 	uds_rows_write(run, &uds_departments);
@@ -120,6 +121,7 @@ apply_users(const UdsRun *run, UdsTaskCounts *counts)
 		return;
 	uds_match_users(run);
 	uds_rows_desire(run, &uds_users);
+	uds_journal_note(run, &uds_users);
 	uds_departments_refer(run, &uds_users);
 	uds_members_desire(run);
 	uds_rows_delete(run, &uds_users);
@@ -176,9 +178,13 @@ lock_reconciling(void)
 	(void) LockAcquire(&tag, ExclusiveLock, false, false);
 }
 
-/* What a task may do, from its kind and its source. */
-static void
-prepare_run(UdsRun *run, const UdsTask *task, const UdsSource *source, bool complete)
+/*
+ * Fills run: what a task may do, from its kind and its source.  Takes the
+ * locks of a task until the end of the transaction.  ERROR if the source is
+ * gone, or its owner may not write the target tables.
+ */
+void
+uds_run_prepare(UdsRun *run, const UdsTask *task, const UdsSource *source, bool complete)
 {
 	static const char *const targets[] = {"uds.users", "uds.departments", "uds.department_members"};
 	Oid			types[2] = {OIDOID, TEXTOID};
@@ -272,7 +278,7 @@ uds_reconcile(const UdsTask *task, const UdsSource *source,
 	const char *status;
 
 	run.small = pages->pushed && pages->n_records <= UDS_SMALL_TASK;
-	prepare_run(&run, task, source, pages->complete);
+	uds_run_prepare(&run, task, source, pages->complete);
 	uds_progress_phase(UDS_PHASE_MAP);
 	uds_stage_create(&run);
 	if (pages->pushed)

@@ -37,4 +37,9 @@ extern const char *uds_reconcile(const UdsTask *task, const UdsSource *source,
 								 const UdsPages *pages, UdsTaskCounts *counts,
 								 char **message);
 
+/* undo.c */
+extern int64 uds_undo_require(int64 task, int64 undo);
+extern const char *uds_undo_run(const UdsTask *task, const UdsSource *source,
+								UdsTaskCounts *counts, char **message);
+
 #endif							/* UDS_RECONCILE_H */

@@ -72,7 +72,7 @@ static const char *const insert_sql =
 static const char *const update_sql =
 "UPDATE uds.records r"
 "   SET uid = w.uid, data = w.data, last_data = r.data, deleted = w.gone,"
-"       changed_at = now(), task_id = $2"
+"       changed_at = now(), task_id = $2, restored = NULL"
 "  FROM uds_work w"
 " WHERE r.id = w.record_id AND w.is_changed AND NOT w.is_new";
 

@@ -189,6 +189,7 @@ static const char *const delete_sql =
 "      SELECT 'members', u.department_id || ':' || u.user_id, u.uid, 'unlink',"
 "             to_jsonb(u) - 'uid'"
 "        FROM unlinked u),"
+"     {orphaned}"
 "     written AS"
 "     (DELETE FROM {table} t"
 "       USING uds_leaving d"
@@ -197,6 +198,27 @@ static const char *const delete_sql =
 "INSERT INTO uds_changed (resource, pk, uid, action, before)"
 "SELECT '{resource}', w.id::text, w.uid, 'delete', w.before"
 "  FROM written w";
+
+/* What points to a department that goes: the foreign keys let go of it. */
+static const char *const orphaned_sql =
+"     orphaned AS"
+"     (INSERT INTO uds_changed (resource, pk, action, before, after)"
+"      SELECT 'departments', c.id::text, 'update',"
+"             jsonb_build_object('parent_id', c.parent_id),"
+"             jsonb_build_object('parent_id', NULL)"
+"        FROM uds_leaving d"
+"        JOIN uds.departments c ON c.parent_id = d.pk"
+"       WHERE d.resource = 'departments'{rows}"
+"         AND NOT EXISTS (SELECT 1"
+"                           FROM uds_leaving o"
+"                          WHERE o.resource = 'departments' AND o.pk = c.id)"
+"       UNION ALL"
+"      SELECT 'users', u.id::text, 'update',"
+"             jsonb_build_object('main_department_id', u.main_department_id),"
+"             jsonb_build_object('main_department_id', NULL)"
+"        FROM uds_leaving d"
+"        JOIN uds.users u ON u.main_department_id = d.pk"
+"       WHERE d.resource = 'departments'{rows}),";
 
 /* A row that could not be deleted is still there: so is its record. */
 static const char *const keep_refused_sql =
@@ -511,6 +533,8 @@ uds_rows_delete(const UdsRun *run, const UdsResource *resource)
 	UdsStatement statement = {
 		.sql = uds_stage_expand(expand(resource, delete_sql), "member_column",
 								resource == &uds_users ? "user_id" : "department_id",
+								"orphaned",
+								resource == &uds_users ? "" : orphaned_sql,
 								NULL),
 		.rows = " AND d.n BETWEEN $3 AND $4",
 		.relation = "uds_leaving",

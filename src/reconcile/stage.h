@@ -71,6 +71,10 @@ typedef struct UdsStatement
 extern const UdsResource uds_users;
 extern const UdsResource uds_departments;
 
+/* reconcile.c */
+extern void uds_run_prepare(UdsRun *run, const UdsTask *task,
+							const UdsSource *source, bool complete);
+
 /* stage.c */
 extern void uds_stage_create(const UdsRun *run);
 extern void uds_stage_drop(void);
@@ -96,6 +100,18 @@ extern void uds_collect_pushed(const UdsRun *run, const UdsPages *pages);
 /* records.c */
 extern void uds_records_compare(const UdsRun *run, const UdsResource *resource);
 extern void uds_records_store(const UdsRun *run, const UdsResource *resource);
+
+/* journal.c */
+extern void uds_journal_note(const UdsRun *run, const UdsResource *resource);
+extern void uds_journal_pick(const UdsRun *run, const char *undone);
+extern void uds_journal_note_undo(const UdsRun *run);
+extern void uds_journal_put_back(const UdsRun *run, const char *undone);
+
+/* undo_rows.c */
+extern void uds_undo_look(const UdsRun *run);
+extern void uds_undo_follow(const UdsRun *run);
+extern void uds_undo_write(const UdsRun *run);
+extern void uds_undo_write_last(const UdsRun *run);
 
 /* pending.c */
 extern void uds_pending_recall(const UdsRun *run, const UdsResource *resource);

@@ -41,6 +41,14 @@ AS 'MODULE_PATHNAME', 'uds_reject';
 REVOKE ALL ON FUNCTION @extschema@.uds_reject FROM PUBLIC;
 COMMENT ON FUNCTION @extschema@.uds_reject IS 'decides against a blocked task, which becomes canceled';
 
+CREATE FUNCTION @extschema@.uds_undo(task bigint, wait boolean DEFAULT false)
+RETURNS bigint
+LANGUAGE c VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS 'MODULE_PATHNAME', 'uds_undo';
+REVOKE ALL ON FUNCTION @extschema@.uds_undo FROM PUBLIC;
+COMMENT ON FUNCTION @extschema@.uds_undo IS 'puts back what a task changed, as a new task, whose id it returns; rows changed since are reported and left alone';
+
 CREATE FUNCTION @extschema@.uds_wait(task bigint, timeout interval DEFAULT NULL)
 RETURNS text
 LANGUAGE c VOLATILE

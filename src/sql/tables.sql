@@ -202,6 +202,7 @@ CREATE TABLE uds.records
 	first_seen_at timestamptz NOT NULL DEFAULT now(),
 	changed_at	timestamptz NOT NULL DEFAULT now(),
 	task_id		bigint,
+	restored	bigint,
 	UNIQUE (source_id, data_type, uid_key)
 );
 -- No foreign keys on records and record_resources: uds_drop_source() clears
@@ -213,6 +214,7 @@ COMMENT ON COLUMN uds.records.data IS 'the record after mapping, keys that are n
 COMMENT ON COLUMN uds.records.last_data IS 'the record before its last change';
 COMMENT ON COLUMN uds.records.deleted IS 'gone from the source: marked as deleted, or missing from a complete read';
 COMMENT ON COLUMN uds.records.task_id IS 'the task that changed the record last';
+COMMENT ON COLUMN uds.records.restored IS 'if that was an undo: the task that had left the record as it is now';
 
 CREATE TABLE uds.record_resources
 (
@@ -237,6 +239,27 @@ CREATE TABLE uds.pending_references
 CREATE INDEX pending_references_target ON uds.pending_references (source_id, uid_key);
 COMMENT ON TABLE uds.pending_references IS 'records that name a department which has not arrived: they are looked at again when it does';
 COMMENT ON COLUMN uds.pending_references.uid_key IS 'the uid of that department, as compared';
+
+-- Not of records that a task saw first and made a row for: a first load
+-- writes nothing here.
+CREATE TABLE uds.record_history
+(
+	task_id		bigint NOT NULL,
+	record_id	bigint NOT NULL,
+	resource	text NOT NULL,
+	resource_pk	text,
+	was_disabled boolean NOT NULL,
+	record		jsonb,
+	links		jsonb,
+	pending		text[] NOT NULL,
+	PRIMARY KEY (task_id, record_id)
+);
+COMMENT ON TABLE uds.record_history IS 'records as they were before a task changed them, for uds_undo(); kept for uds.history_retention';
+COMMENT ON COLUMN uds.record_history.resource_pk IS 'primary key of the row the record stood behind, or came to stand behind';
+COMMENT ON COLUMN uds.record_history.was_disabled IS 'that row was among uds.disabled_rows';
+COMMENT ON COLUMN uds.record_history.record IS 'the row of uds.records; NULL if the task saw the record first';
+COMMENT ON COLUMN uds.record_history.links IS 'its rows of uds.record_resources';
+COMMENT ON COLUMN uds.record_history.pending IS 'its departments among uds.pending_references';
 
 -- Only exceptions are kept: next to every row of uds.users this would double
 -- the cost of a first load.
