@@ -390,7 +390,8 @@ list_columns(const UdsResource *resource, ColumnLists *lists)
 							 literal, fallback);
 		value = psprintf("(n.p).%s", name);
 		if (uds_spi_text(i, 4)[0] == 't')
-			value = psprintf("nullif(%s, '')", value);
+			value = psprintf("CASE WHEN %s = '' AND n.merged ? %s THEN NULL ELSE %s END",
+							 value, literal, value);
 		if (uds_spi_text(i, 5)[0] == 't')
 			value = psprintf("coalesce(%s, n.uid)", value);
 		add_column(lists, name, literal, value,
