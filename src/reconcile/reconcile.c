@@ -51,7 +51,8 @@ static const char *const unchanged_sql =
 " WHERE NOT w.gone AND w.n IS NOT NULL"
 "   AND NOT EXISTS (SELECT 1"
 "                     FROM uds_changed c"
-"                    WHERE c.resource = '{resource}' AND c.pk = w.pk::text)";
+"                    WHERE c.resource = '{resource}' AND c.pk = w.pk::text"
+"                      AND c.action <> 'link')";
 
 /* $3 data type, $4 node, $5 message */
 static const char *const skipped_sql =

@@ -89,6 +89,16 @@ static const char *const link_sql =
 "  FROM uds_work"
 " WHERE link IS NOT NULL";
 
+/* A match that changes nothing in its row is a change all the same. */
+static const char *const tell_matched_sql =
+"INSERT INTO uds_changed (resource, pk, uid, action)"
+"SELECT '{resource}', w.pk::text, w.uid, 'link'"
+"  FROM uds_work w"
+" WHERE w.link = 'matched'"
+"   AND NOT EXISTS (SELECT 1"
+"                     FROM uds_changed c"
+"                    WHERE c.resource = '{resource}' AND c.pk = w.pk::text)";
+
 static char *
 expand(const UdsRun *run, const UdsResource *resource, const char *sql)
 {
@@ -127,4 +137,5 @@ uds_records_store(const UdsRun *run, const UdsResource *resource)
 	uds_stage_exec(run, expand(run, resource, update_sql));
 	uds_stage_exec(run, expand(run, resource, unlink_sql));
 	uds_stage_exec(run, expand(run, resource, link_sql));
+	uds_stage_exec(run, expand(run, resource, tell_matched_sql));
 }
