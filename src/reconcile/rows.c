@@ -47,12 +47,14 @@ static const char *const columns_sql =
 
 /*
  * The rows that records in work stand behind, each with the attributes of
- * its live records laid over one another, best priority on top.
+ * its live records laid over one another, best priority on top.  Who is the
+ * first to stand behind a row that was there brings it back as well.
  */
 static const char *const merged_sql =
 "WITH touched AS"
 "     (SELECT pk, bool_or(was_deleted AND NOT gone) AS is_back,"
 "             bool_or(coalesce(link = 'new', false)) AS is_new,"
+"             bool_or(coalesce(link = 'matched', false)) AS is_matched,"
 "             min(policy) FILTER (WHERE gone) AS policy,"
 "             min(uid) AS uid"
 "        FROM uds_work"
@@ -73,10 +75,12 @@ static const char *const merged_sql =
 "                          AND r.source_id <> $1"
 "        JOIN uds.source_settings s ON s.id = r.source_id),"
 "     merged AS"
-"     (SELECT pk, uds.merge_records(data ORDER BY priority DESC, source_id DESC) AS data"
+"     (SELECT pk, count(*) AS records,"
+"             uds.merge_records(data ORDER BY priority DESC, source_id DESC) AS data"
 "        FROM live"
 "       GROUP BY pk) "
-"SELECT t.pk, t.uid, m.data, t.is_new, t.is_back,"
+"SELECT t.pk, t.uid, m.data, t.is_new,"
+"       t.is_back OR t.is_matched AND m.records = 1 AS is_back,"
 "       CASE WHEN m.pk IS NULL THEN t.policy END AS policy"
 "  FROM touched t"
 "  LEFT JOIN merged m ON m.pk = t.pk";
