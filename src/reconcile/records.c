@@ -83,11 +83,25 @@ static const char *const unlink_sql =
 " WHERE l.record_id = w.record_id AND l.resource = '{resource}'"
 "   AND w.link IS NOT NULL AND NOT w.is_new";
 
+/*
+ * Who is matched to the row of one who left takes it over for good: a record
+ * of the same source that returns, or leaves once more, has no part in it.
+ */
 static const char *const link_sql =
+"WITH passed_on AS"
+"     (DELETE FROM uds.record_resources l"
+"       USING uds_work w, uds.records r"
+"       WHERE w.link = 'matched'"
+"         AND l.resource = '{resource}' AND l.resource_pk = w.pk::text"
+"         AND r.id = l.record_id AND r.source_id = $1 AND r.id <> w.record_id"
+"   RETURNING l.resource_pk, l.created) "
 "INSERT INTO uds.record_resources (record_id, resource, resource_pk, created)"
-"SELECT record_id, '{resource}', pk::text, link = 'new'"
-"  FROM uds_work"
-" WHERE link IS NOT NULL";
+"SELECT w.record_id, '{resource}', w.pk::text,"
+"       w.link = 'new' OR EXISTS (SELECT 1"
+"                                   FROM passed_on p"
+"                                  WHERE p.resource_pk = w.pk::text AND p.created)"
+"  FROM uds_work w"
+" WHERE w.link IS NOT NULL";
 
 /* A match that changes nothing in its row is a change all the same. */
 static const char *const tell_matched_sql =
