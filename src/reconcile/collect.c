@@ -29,6 +29,11 @@
 "         OR lower(m.record ->> '" key "') IN ('true', 'false', 't', 'f', 'yes', 'no', 'y', 'n', 'on', 'off', '1', '0')," \
 "         true)"
 
+/* Whether a member of records of a type is a list, or says nothing. */
+#define IS_LIST(type, key) \
+"(m.data_type <> '" type "'" \
+"          OR coalesce(jsonb_typeof(m.record -> '" key "') IN ('array', 'null'), true))"
+
 /* What the columns of the target would not find out in time. */
 #define RECORD_ERROR \
 "CASE WHEN m.error IS NOT NULL THEN m.error" \
@@ -36,6 +41,8 @@
 "     THEN 'uid of the record is longer than " CppAsString2(UDS_MAX_UID) " bytes'" \
 "     WHEN NOT " IS_TRUTH("isDeleted") " THEN 'isDeleted of the record is neither true nor false'" \
 "     WHEN NOT " IS_TRUTH("enabled") " THEN 'enabled of the record is neither true nor false'" \
+"     WHEN NOT " IS_LIST("user", "departments") " THEN 'departments of the record is not a list'" \
+"     WHEN NOT " IS_LIST("department", "owners") " THEN 'owners of the record is not a list'" \
 "     WHEN m.uid IS NOT NULL THEN NULL" \
 "     WHEN NOT m.record ? 'uid' OR m.record -> 'uid' = 'null' THEN 'record has no uid'" \
 "     WHEN m.record ->> 'uid' = '' THEN 'uid of the record is empty'" \
@@ -66,8 +73,8 @@ static const char *const map_sql =
 /* $3 data type, $4 the records */
 static const char *const pushed_sql =
 "INSERT INTO uds_mapped (seq, ord, data_type, merge, uid, uid_key, data, error)"
-"SELECT 1, m.ord, $3, false, m.uid, m.uid, m.record, " RECORD_ERROR
-"  FROM (SELECT m.ord, m.record, m.error, " UID " AS uid"
+"SELECT 1, m.ord, m.data_type, false, m.uid, m.uid, m.record, " RECORD_ERROR
+"  FROM (SELECT m.ord, $3 AS data_type, m.record, m.error, " UID " AS uid"
 "          FROM (SELECT e.ord, e.value AS record,"
 "                       CASE WHEN jsonb_typeof(e.value) <> 'object'"
 "                            THEN 'record is not a JSON object' END AS error"
