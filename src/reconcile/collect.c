@@ -48,12 +48,15 @@
 "     WHEN m.record ->> 'uid' = '' THEN 'uid of the record is empty'" \
 "     ELSE 'uid of the record is neither text nor an integer' END"
 
-/* $3 attempt, $4 streams */
+/*
+ * $3 attempt, $4 streams.  A record's number is made of that of its page and
+ * its place there; no page can hold ten million.
+ */
 static const char *const map_sql =
-"INSERT INTO uds_mapped (seq, ord, data_type, merge, uid, uid_key, data, error)"
-"SELECT m.seq, m.ord, m.data_type, m.merge, m.uid,"
+"INSERT INTO uds_incoming (n, data_type, merge, uid, uid_key, data, hash, error)"
+"SELECT m.seq * 10000000::bigint + m.ord, m.data_type, m.merge, m.uid,"
 "       CASE WHEN m.fold THEN lower(m.uid) ELSE m.uid END,"
-"       m.record,"
+"       m.record, uds.record_hash(m.record),"
 "       " RECORD_ERROR
 "  FROM (SELECT p.seq, m.ord, s.stream ->> 'type' AS data_type,"
 "               coalesce((s.stream ->> 'merge')::boolean, false) AS merge,"
@@ -72,8 +75,9 @@ static const char *const map_sql =
 
 /* $3 data type, $4 the records */
 static const char *const pushed_sql =
-"INSERT INTO uds_mapped (seq, ord, data_type, merge, uid, uid_key, data, error)"
-"SELECT 1, m.ord, m.data_type, false, m.uid, m.uid, m.record, " RECORD_ERROR
+"INSERT INTO uds_incoming (n, data_type, merge, uid, uid_key, data, hash, error)"
+"SELECT m.ord, m.data_type, false, m.uid, m.uid, m.record, uds.record_hash(m.record),"
+"       " RECORD_ERROR
 "  FROM (SELECT m.ord, $3 AS data_type, m.record, m.error, " UID " AS uid"
 "          FROM (SELECT e.ord, e.value AS record,"
 "                       CASE WHEN jsonb_typeof(e.value) <> 'object'"
@@ -82,30 +86,40 @@ static const char *const pushed_sql =
 
 static const char *const reject_sql =
 "INSERT INTO uds_rejected (n, data_type, uid, sqlstate, message, record)"
-"SELECT row_number() OVER (ORDER BY seq, ord), data_type, uid, '22023', error, data"
-"  FROM uds_mapped"
+"SELECT n, data_type, uid, '22023', error, data"
+"  FROM uds_incoming"
 " WHERE error IS NOT NULL";
 
+static const char *const drop_rejected_sql =
+"DELETE FROM uds_incoming WHERE error IS NOT NULL";
+
 /*
- * The last copy of a record decides.  Where the manifest says merge, the
- * departments of all copies are joined, each with the flags any copy gave it,
- * in the order in which they first came.  Such copies come in any order, since
- * several requests are in flight: of two spellings of one uid always the same
- * is taken, or each sync would change the record.
+ * Of records that came more than once the last copy decides.  Where the
+ * manifest says merge, the departments of all copies are joined, each with the
+ * flags any copy gave it, in the order in which they first came.  Such copies
+ * come in any order, since several requests are in flight: of two spellings of
+ * one uid always the same is taken, or each sync would change the record.
  */
 static const char *const merge_sql =
-"WITH torn AS"
+"WITH copy AS"
+"     (DELETE FROM uds_incoming i"
+"       USING (SELECT data_type, uid_key"
+"                FROM uds_incoming"
+"               GROUP BY data_type, uid_key"
+"              HAVING count(*) > 1) AS d"
+"       WHERE i.data_type = d.data_type AND i.uid_key = d.uid_key"
+"   RETURNING i.*),"
+"     torn AS"
 "     (SELECT data_type, uid_key"
-"        FROM uds_mapped"
-"       WHERE error IS NULL"
+"        FROM copy"
 "       GROUP BY data_type, uid_key"
 "      HAVING bool_or(merge) AND count(DISTINCT data -> 'departments') > 1),"
 "     part AS"
-"     (SELECT m.data_type, m.uid_key, e.uid,"
-"             row_number() OVER (PARTITION BY m.data_type, m.uid_key"
-"                                ORDER BY m.seq, m.ord, e.ord) AS ord,"
+"     (SELECT c.data_type, c.uid_key, e.uid,"
+"             row_number() OVER (PARTITION BY c.data_type, c.uid_key"
+"                                ORDER BY c.n, e.ord) AS ord,"
 "             e.is_owner, e.is_main"
-"        FROM uds_mapped m"
+"        FROM copy c"
 "        JOIN torn USING (data_type, uid_key)"
 "       CROSS JOIN LATERAL"
 "             (SELECT d.ord,"
@@ -113,11 +127,11 @@ static const char *const merge_sql =
 "                                                ELSE d.value #>> '{}' END AS uid,"
 "                     d.value @> '{\"isOwner\": true}' AS is_owner,"
 "                     d.value @> '{\"isMain\": true}' AS is_main"
-"                FROM jsonb_array_elements(CASE jsonb_typeof(m.data -> 'departments')"
-"                                               WHEN 'array' THEN m.data -> 'departments'"
+"                FROM jsonb_array_elements(CASE jsonb_typeof(c.data -> 'departments')"
+"                                               WHEN 'array' THEN c.data -> 'departments'"
 "                                               ELSE '[]' END)"
 "                     WITH ORDINALITY AS d (value, ord)) AS e"
-"       WHERE m.error IS NULL AND e.uid IS NOT NULL),"
+"       WHERE e.uid IS NOT NULL),"
 "     joined AS"
 "     (SELECT data_type, uid_key,"
 "             jsonb_agg(jsonb_build_object('uid', uid, 'isOwner', is_owner, 'isMain', is_main)"
@@ -126,17 +140,18 @@ static const char *const merge_sql =
 "                     bool_or(is_owner) AS is_owner, bool_or(is_main) AS is_main"
 "                FROM part"
 "               GROUP BY data_type, uid_key, uid) AS p"
-"       GROUP BY data_type, uid_key)"
-"INSERT INTO uds_incoming (n, data_type, uid, uid_key, data)"
-"SELECT row_number() OVER (), l.data_type, l.uid, l.uid_key,"
-"       CASE WHEN j.departments IS NULL THEN l.data"
-"            ELSE l.data || jsonb_build_object('departments', j.departments) END"
-"  FROM (SELECT DISTINCT ON (data_type, uid_key) data_type, uid, uid_key, data"
-"          FROM uds_mapped"
-"         WHERE error IS NULL"
-"         ORDER BY data_type, uid_key, CASE WHEN merge THEN uid END COLLATE \"C\","
-"                  seq DESC, ord DESC) AS l"
-"  LEFT JOIN joined j USING (data_type, uid_key)";
+"       GROUP BY data_type, uid_key),"
+"     merged AS"
+"     (SELECT l.n, l.data_type, l.uid, l.uid_key,"
+"             CASE WHEN j.departments IS NULL THEN l.data"
+"                  ELSE l.data || jsonb_build_object('departments', j.departments) END AS data"
+"        FROM (SELECT DISTINCT ON (data_type, uid_key) n, data_type, uid, uid_key, data"
+"                FROM copy"
+"               ORDER BY data_type, uid_key, CASE WHEN merge THEN uid END COLLATE \"C\", n DESC) AS l"
+"        LEFT JOIN joined j USING (data_type, uid_key)) "
+"INSERT INTO uds_incoming (n, data_type, uid, uid_key, data, hash)"
+"SELECT n, data_type, uid, uid_key, data, uds.record_hash(data)"
+"  FROM merged";
 
 /* $3 the task that set them aside */
 static const char *const only_failed_sql =
@@ -145,14 +160,14 @@ static const char *const only_failed_sql =
 "                     FROM uds.task_errors e"
 "                    WHERE e.task_id = $3 AND e.data_type = i.data_type AND e.uid = i.uid)";
 
-/* From mapped to incoming and rejected. */
+/* Sets bad records aside and merges those that came more than once. */
 static void
-merge_mapped(const UdsRun *run)
+clean_up(const UdsRun *run, bool single)
 {
-	uds_stage_analyze(run, "uds_mapped");
-	uds_spi_exec(reject_sql, 0, NULL, NULL, NULL);
-	uds_spi_exec(merge_sql, 0, NULL, NULL, NULL);
-	uds_stage_clear(run, "uds_mapped");
+	if (uds_spi_exec(reject_sql, 0, NULL, NULL, NULL) > 0)
+		uds_spi_exec(drop_rejected_sql, 0, NULL, NULL, NULL);
+	if (!single)
+		uds_stage_exec(run, merge_sql);
 }
 
 /*
@@ -174,14 +189,14 @@ uds_collect_pages(const UdsRun *run, const UdsPages *pages)
 	values[2] = Int32GetDatum(pages->attempt);
 	values[3] = makeArrayResult(streams, CurrentMemoryContext);
 	uds_spi_exec(map_sql, 4, types, values, NULL);
-	merge_mapped(run);
+	clean_up(run, false);
 	if (pages->failed_of != 0)
 	{
 		types[2] = INT8OID;
 		values[2] = Int64GetDatum(pages->failed_of);
 		uds_spi_exec(only_failed_sql, 3, types, values, NULL);
 	}
-	uds_stage_analyze(run, "uds_incoming");
+	uds_stage_analyze(run, "uds_incoming (n, data_type, uid_key)");
 }
 
 /*
@@ -197,6 +212,6 @@ uds_collect_pushed(const UdsRun *run, const UdsPages *pages)
 	pages->records};
 
 	uds_spi_exec(pushed_sql, 4, types, values, NULL);
-	merge_mapped(run);
-	uds_stage_analyze(run, "uds_incoming");
+	clean_up(run, pages->n_records == 1);
+	uds_stage_analyze(run, "uds_incoming (n, data_type, uid_key)");
 }

@@ -266,3 +266,23 @@ uds_stage_isolate(const UdsRun *run, const UdsResource *resource,
 	SPI_freeplan(isolation.plan);
 	return true;
 }
+
+static void
+run_once(void *arg)
+{
+	const void *const *statement = arg;
+
+	uds_stage_write(statement[0], statement[1]);
+}
+
+/*
+ * Runs a statement over the stage as the source's owner.  Returns false, with
+ * nothing done, if the database refuses it for what a record holds.
+ */
+bool
+uds_stage_attempt(const UdsRun *run, const char *sql)
+{
+	const void *statement[] = {run, sql};
+
+	return try(run, run_once, statement) == NULL;
+}

@@ -24,7 +24,7 @@ static const char *const keep_sql =
 "       EXISTS (SELECT 1"
 "                 FROM uds.disabled_rows o"
 "                WHERE o.resource = p.resource AND o.resource_pk = p.pk),"
-"       to_jsonb(r) - 'last_data',"
+"       to_jsonb(r) - '{last_data,hash}'::text[],"
 "       (SELECT jsonb_agg(jsonb_build_object('resource', l.resource,"
 "                                            'resource_pk', l.resource_pk,"
 "                                            'created', l.created))"

@@ -136,7 +136,7 @@ result_number(int column)
 void
 uds_outcome_count(const UdsRun *run, UdsTaskCounts *counts)
 {
-	uds_stage_analyze(run, "uds_changed");
+	uds_stage_analyze(run, "uds_changed (resource, pk, action)");
 	uds_stage_exec(run, counts_sql);
 	counts->created = result_number(1);
 	counts->deleted = result_number(2);

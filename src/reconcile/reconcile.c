@@ -18,6 +18,7 @@
 #include "miscadmin.h"
 #include "storage/lock.h"
 #include "utils/builtins.h"
+#include "utils/guc.h"
 
 #include "process/process.h"
 #include "reconcile/reconcile.h"
@@ -25,6 +26,9 @@
 
 /* sets our lock apart from those of pg_advisory_lock(), which are 1 and 2 */
 #define LOCK_RECONCILE 0x7566
+
+/* kB for a sort or a hash of a large task */
+#define TASK_WORK_MEM (24 * 1024)
 
 static const char *const lock_source_sql =
 "SELECT FROM uds.source_settings WHERE id = $1 FOR NO KEY UPDATE";
@@ -96,7 +100,7 @@ refuse_vanished(const UdsRun *run)
 static void
 apply_departments(const UdsRun *run, UdsTaskCounts *counts)
 {
-	uds_records_compare(run, &uds_departments);
+	uds_records_compare(run, &uds_departments, false);
 	if (uds_stage_count(run, "SELECT count(*) FROM uds_work") == 0)
 		return;
 	uds_pending_announce(run);
@@ -116,7 +120,10 @@ apply_departments(const UdsRun *run, UdsTaskCounts *counts)
 static void
 apply_users(const UdsRun *run, UdsTaskCounts *counts)
 {
-	uds_records_compare(run, &uds_users);
+	int64		settled = uds_settled_find(run);
+
+	counts->unchanged += settled;
+	uds_records_compare(run, &uds_users, settled > 0);
 	uds_pending_recall(run, &uds_users);
 	if (uds_stage_count(run, "SELECT count(*) FROM uds_work") == 0)
 		return;
@@ -177,6 +184,19 @@ lock_reconciling(void)
 
 	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, 0, 0, LOCK_RECONCILE);
 	(void) LockAcquire(&tag, ExclusiveLock, false, false);
+}
+
+/*
+ * Lets the statements of a large task use more memory than the server's
+ * default, until the transaction ends: a million records spill to disk
+ * anyway, but fewer and larger pieces.
+ */
+static void
+take_memory(void)
+{
+	if (work_mem < TASK_WORK_MEM)
+		(void) set_config_option("work_mem", psprintf("%d", TASK_WORK_MEM), PGC_USERSET,
+								 PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
 }
 
 /*
@@ -279,6 +299,8 @@ uds_reconcile(const UdsTask *task, const UdsSource *source,
 	const char *status;
 
 	run.small = pages->pushed && pages->n_records <= UDS_SMALL_TASK;
+	if (!run.small)
+		take_memory();
 	uds_run_prepare(&run, task, source, pages->complete);
 	uds_progress_phase(UDS_PHASE_MAP);
 	uds_stage_create(&run);

@@ -11,9 +11,14 @@
  */
 #include "postgres.h"
 
+#include "common/hashfn.h"
+#include "fmgr.h"
 #include "utils/builtins.h"
+#include "utils/jsonb.h"
 
 #include "reconcile/stage.h"
+
+PG_FUNCTION_INFO_V1(uds_record_hash);
 
 /*
  * Records of the task.  A row whose key is taken in advance can be referred
@@ -27,7 +32,8 @@ static const char *const compare_sql =
 "       CASE WHEN r.id IS NULL THEN nextval('uds.records_id_seq') ELSE r.id END,"
 "       i.uid, i.uid_key, i.data, i.gone, {on_deleted},"
 "       r.id IS NULL,"
-"       r.id IS NULL OR r.data <> i.data OR r.uid <> i.uid OR r.deleted <> i.gone,"
+"       r.id IS NULL OR r.hash <> i.hash AND r.data <> i.data"
+"       OR r.uid <> i.uid OR r.deleted <> i.gone,"
 "       r.id IS NOT NULL AND r.deleted,"
 "       CASE WHEN t.id IS NULL AND NOT i.gone THEN nextval('{sequence}') ELSE t.id END,"
 "       CASE WHEN t.id IS NULL AND NOT i.gone THEN 'new' END"
@@ -39,7 +45,10 @@ static const char *const compare_sql =
 "                         AND r.data_type = '{data_type}'"
 "                         AND r.uid_key = i.uid_key"
 "  LEFT JOIN uds.record_resources l ON l.record_id = r.id AND l.resource = '{resource}'"
-"  LEFT JOIN {table} t ON t.id = l.resource_pk::bigint";
+"  LEFT JOIN {table} t ON t.id = l.resource_pk::bigint{unsettled}";
+
+static const char *const unsettled_sql =
+" WHERE NOT EXISTS (SELECT 1 FROM uds_settled s WHERE s.n = i.n)";
 
 /*
  * Records that a complete read did not show.  One that came but was set aside
@@ -127,17 +136,33 @@ expand(const UdsRun *run, const UdsResource *resource, const char *sql)
 }
 
 /*
- * Fills work with the task's records for a resource, and with those that are
- * missing where the read was complete.
+ * uds.record_hash(data jsonb) → bigint: a hash of the bytes.  jsonb has one
+ * form for one document, but for numbers such as 1 and 1.0, which are equal
+ * and hash differently: who finds two hashes different must compare.
+ */
+Datum
+uds_record_hash(PG_FUNCTION_ARGS)
+{
+	Jsonb	   *data = PG_GETARG_JSONB_P(0);
+
+	PG_RETURN_INT64((int64) hash_bytes_extended((unsigned char *) VARDATA(data),
+												VARSIZE(data) - VARHDRSZ, 0));
+}
+
+/*
+ * Fills work with the task's records for a resource, but for those in settled
+ * if "settled", and with those that are missing where the read was complete.
  */
 void
-uds_records_compare(const UdsRun *run, const UdsResource *resource)
+uds_records_compare(const UdsRun *run, const UdsResource *resource, bool settled)
 {
 	uds_stage_clear(run, "uds_work");
-	uds_stage_exec(run, expand(run, resource, compare_sql));
+	uds_stage_exec(run, expand(run, resource,
+							   uds_stage_expand(compare_sql, "unsettled",
+												settled ? unsettled_sql : "", NULL)));
 	if (run->complete && strcmp(run->source->on_missing, "keep") != 0)
 		uds_stage_exec(run, expand(run, resource, missing_sql));
-	uds_stage_analyze(run, "uds_work");
+	uds_stage_analyze(run, "uds_work (record_id, uid_key, pk, link)");
 }
 
 /*

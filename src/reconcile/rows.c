@@ -20,24 +20,6 @@
 
 #include "reconcile/stage.h"
 
-/*
- * Settable columns in order: name, default, whether '' means NULL, whether
- * the uid is its default, whether its type is a domain, and whether its
- * values may become objects or lists in JSON.
- */
-static const char *const columns_sql =
-"SELECT quote_ident(a.attname), quote_literal(a.attname),"
-"       coalesce(pg_get_expr(d.adbin, d.adrelid), pg_get_expr(t.typdefaultbin, 0)),"
-"       a.attname = ANY ($2::text[]), a.attname = $3, t.typtype = 'd',"
-"       t.typcategory NOT IN ('S', 'N', 'D', 'B', 'E', 'I', 'T', 'V', 'G')"
-"  FROM pg_attribute a"
-"  JOIN pg_type t ON t.oid = a.atttypid"
-"  LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum"
-" WHERE a.attrelid = $1::regclass AND a.attnum > 0 AND NOT a.attisdropped"
-"   AND a.attgenerated = '' AND a.attidentity = ''"
-"   AND a.attname <> ALL ($4::text[]) AND a.attname <> 'enabled'"
-" ORDER BY a.attnum";
-
 /* Limits a record to the columns that its source may set. */
 #define SETTABLE(data, columns) \
 "CASE WHEN " columns " IS NULL THEN " data \
@@ -285,134 +267,6 @@ static const char *const name_members_sql =
 " WHERE c.resource = 'members' AND c.uid IS NULL"
 "   AND l.resource = 'users' AND l.resource_pk = split_part(c.pk, ':', 2)";
 
-/* Pieces of statements that depend on the columns of a target table. */
-typedef struct ColumnLists
-{
-	StringInfoData columns;		/* names */
-	StringInfoData values;		/* what they should be, for rows there */
-	StringInfoData old;			/* what they are */
-	StringInfoData inserts;		/* what they should be, for new rows */
-	StringInfoData pairs;		/* 'name', value: for jsonb_build_object */
-	int			n_pairs;
-	StringInfoData set;			/* the same of a row just made, defaults left out */
-	int			n_set;
-	StringInfoData nested;		/* the rest of those: || object, for each that
-								 * may have nulls inside */
-	StringInfoData domains;		/* object ||, with the default of each domain,
-								 * which may refuse null */
-} ColumnLists;
-
-/*
- * What enabled should be: it follows transitions of the sources only, so
- * that a row disabled or enabled by hand stays so.
- */
-static const char *
-enabled_expression(const UdsResource *resource)
-{
-	return resource->has_protected ?
-		"CASE WHEN n.was_disabled = n.is_disabled OR (n.old).protected AND n.is_disabled"
-		"     THEN (n.old).enabled ELSE NOT n.is_disabled END" :
-		"CASE WHEN n.was_disabled = n.is_disabled"
-		"     THEN (n.old).enabled ELSE NOT n.is_disabled END";
-}
-
-/* Adds a member to lists of arguments of jsonb_build_object(). */
-static void
-add_pair(StringInfo pairs, int *n, const char *literal, const char *value)
-{
-	/* a function takes a hundred arguments */
-	if (*n > 0)
-		appendStringInfoString(pairs, *n % 50 > 0 ? ", " : ") || jsonb_build_object(");
-	appendStringInfo(pairs, "%s, %s", literal, value);
-	(*n)++;
-}
-
-static void
-add_column(ColumnLists *lists, const char *name, const char *literal,
-		   const char *value, const char *insert, bool may_default, bool is_nested)
-{
-	const char *comma = lists->columns.len > 0 ? ", " : "";
-	char	   *set = psprintf("w.%s", name);
-
-	appendStringInfo(&lists->columns, "%s%s", comma, name);
-	appendStringInfo(&lists->values, "%s%s", comma, value);
-	appendStringInfo(&lists->old, "%s(n.old).%s", comma, name);
-	appendStringInfo(&lists->inserts, "%s%s", comma, insert);
-	add_pair(&lists->pairs, &lists->n_pairs, literal, value);
-	if (is_nested)
-		appendStringInfo(&lists->nested,
-						 " || CASE WHEN w.%s IS NOT NULL AND d.merged ? %s"
-						 " THEN jsonb_build_object(%s, w.%s) ELSE '{}' END",
-						 name, literal, literal, name);
-	else
-	{
-		if (may_default)
-			set = psprintf("CASE WHEN d.merged ? %s THEN to_jsonb(w.%s) END",
-						   literal, name);
-		add_pair(&lists->set, &lists->n_set, literal, set);
-	}
-}
-
-/* Reads the table's columns as they are now, those of the user included. */
-static void
-list_columns(const UdsResource *resource, ColumnLists *lists)
-{
-	Oid			types[4] = {TEXTOID, TEXTOID, TEXTOID, TEXTOID};
-	Datum		values[4];
-	StringInfoData unique;
-	uint64		n;
-	char	   *name;
-
-	initStringInfo(&lists->columns);
-	initStringInfo(&lists->values);
-	initStringInfo(&lists->old);
-	initStringInfo(&lists->inserts);
-	initStringInfo(&lists->pairs);
-	lists->n_pairs = 0;
-	lists->n_set = 0;
-	initStringInfo(&lists->set);
-	initStringInfo(&lists->nested);
-	initStringInfo(&lists->domains);
-
-	values[0] = CStringGetTextDatum(resource->table);
-	initStringInfo(&unique);
-	for (const char *const *column = resource->unique; *column != NULL; column++)
-		appendStringInfo(&unique, "%s%s", unique.len > 0 ? "," : "", *column);
-	values[1] = CStringGetTextDatum(psprintf("{%s}", unique.data));
-	values[2] = CStringGetTextDatum(resource->required ? resource->required : "");
-	values[3] = CStringGetTextDatum(resource->unsettable);
-	n = uds_spi_exec(columns_sql, 4, types, values, NULL);
-	for (uint64 i = 0; i < n; i++)
-	{
-		char	   *literal = uds_spi_text(i, 2);
-		char	   *fallback = uds_spi_text(i, 3);
-		char	   *value;
-
-		name = uds_spi_text(i, 1);
-		if (fallback != NULL && uds_spi_text(i, 6)[0] == 't')
-			appendStringInfo(&lists->domains, "jsonb_build_object(%s, %s) || ",
-							 literal, fallback);
-		value = psprintf("(n.p).%s", name);
-		if (uds_spi_text(i, 4)[0] == 't')
-			value = psprintf("CASE WHEN %s = '' AND n.merged ? %s THEN NULL ELSE %s END",
-							 value, literal, value);
-		if (uds_spi_text(i, 5)[0] == 't')
-			value = psprintf("coalesce(%s, n.uid)", value);
-		add_column(lists, name, literal, value,
-				   fallback == NULL ? value :
-				   psprintf("CASE WHEN n.merged ? %s THEN %s ELSE %s END",
-							literal, value, fallback),
-				   fallback != NULL, uds_spi_text(i, 7)[0] == 't');
-	}
-
-	add_column(lists, "enabled", "'enabled'", enabled_expression(resource),
-			   "NOT n.is_disabled", false, false);
-	name = psprintf("CASE WHEN n.reference_known THEN n.reference ELSE (n.old).%s END",
-					resource->reference);
-	add_column(lists, resource->reference, quote_literal_cstr(resource->reference),
-			   name, "{reference}", false, false);
-}
-
 static char *
 expand(const UdsResource *resource, const char *sql)
 {
@@ -440,7 +294,7 @@ uds_rows_desire(const UdsRun *run, const UdsResource *resource)
 	uds_stage_clear(run, "uds_desired");
 	uds_stage_exec(run, expand(resource, uds_stage_expand(desire_sql,
 														  "people", people, NULL)));
-	uds_stage_analyze(run, "uds_desired");
+	uds_stage_analyze(run, "uds_desired (n, pk)");
 	uds_stage_exec(run, expand(resource, leaving_sql));
 	uds_stage_clear(run, "uds_referred");
 }
@@ -463,7 +317,7 @@ write_rows(const UdsRun *run, const UdsResource *resource, const char *sql)
 
 /* Updates the rows that differ. */
 static void
-update_rows(const UdsRun *run, const UdsResource *resource, ColumnLists *lists)
+update_rows(const UdsRun *run, const UdsResource *resource, UdsColumns *columns)
 {
 	char	   *new_all = uds_stage_expand(new_sql, "differing", "", NULL);
 	char	   *new_differing = uds_stage_expand(new_sql, "differing",
@@ -473,31 +327,31 @@ update_rows(const UdsRun *run, const UdsResource *resource, ColumnLists *lists)
 	uds_stage_clear(run, "uds_differing");
 	write_rows(run, resource, uds_stage_expand(compare_sql,
 											   "new", new_all,
-											   "enabled", enabled_expression(resource),
-											   "pairs", lists->pairs.data,
-											   "values", lists->values.data,
-											   "old", lists->old.data, NULL));
+											   "enabled", uds_columns_enabled(resource),
+											   "pairs", columns->pairs.data,
+											   "values", columns->values.data,
+											   "old", columns->old.data, NULL));
 	if (uds_stage_count(run, "SELECT count(*) FROM uds_differing") == 0)
 		return;
 	uds_stage_analyze(run, "uds_differing");
 	write_rows(run, resource, uds_stage_expand(update_sql,
-											   "columns", lists->columns.data,
-											   "values", lists->values.data,
+											   "columns", columns->names.data,
+											   "values", columns->values.data,
 											   "new", new_differing, NULL));
 }
 
 /* Inserts the rows that are new. */
 static void
-insert_rows(const UdsRun *run, const UdsResource *resource, ColumnLists *lists)
+insert_rows(const UdsRun *run, const UdsResource *resource, UdsColumns *columns)
 {
 	if (uds_stage_count(run, "SELECT count(*) FROM uds_desired WHERE is_new") == 0)
 		return;
 	if (!write_rows(run, resource, uds_stage_expand(insert_sql,
-													"columns", lists->columns.data,
-													"set", lists->set.data,
-													"nested", lists->nested.data,
-													"domains", lists->domains.data,
-													"values", lists->inserts.data, NULL)) ||
+													"columns", columns->names.data,
+													"set", columns->set.data,
+													"nested", columns->nested.data,
+													"domains", columns->domains.data,
+													"values", columns->inserts.data, NULL)) ||
 		resource != &uds_departments)
 		return;
 	uds_stage_exec(run, drop_references_sql);
@@ -512,18 +366,18 @@ insert_rows(const UdsRun *run, const UdsResource *resource, ColumnLists *lists)
 void
 uds_rows_write(const UdsRun *run, const UdsResource *resource)
 {
-	ColumnLists lists;
+	UdsColumns	columns;
 
-	list_columns(resource, &lists);
+	uds_columns_list(resource, &columns);
 	if (resource == &uds_departments)
 	{
-		insert_rows(run, resource, &lists);
-		update_rows(run, resource, &lists);
+		insert_rows(run, resource, &columns);
+		update_rows(run, resource, &columns);
 	}
 	else
 	{
-		update_rows(run, resource, &lists);
-		insert_rows(run, resource, &lists);
+		update_rows(run, resource, &columns);
+		insert_rows(run, resource, &columns);
 	}
 	uds_stage_exec(run, expand(resource, enabled_again_sql));
 	uds_stage_exec(run, expand(resource, disabled_now_sql));

@@ -32,14 +32,20 @@
 #include "reconcile/stage.h"
 
 static const char *const create_sql[] = {
-	/* records as they came from the pages, bad ones included */
-	"CREATE TEMP TABLE uds_mapped"
-	"(seq integer, ord integer, data_type text, merge boolean,"
-	" uid text, uid_key text, data jsonb, error text)",
-
-	/* one row per record of the task, duplicates merged */
+	/*
+	 * one row per record of the task, once bad ones are out and duplicates
+	 * are merged
+	 */
 	"CREATE TEMP TABLE uds_incoming"
-	"(n bigint, data_type text, uid text, uid_key text, data jsonb)",
+	"(n bigint, data_type text, merge boolean, uid text, uid_key text, data jsonb,"
+	" hash bigint, error text)",
+
+	/*
+	 * users that need nothing; names: their record names departments; and
+	 * those among them that do need something
+	 */
+	"CREATE TEMP TABLE uds_settled (n bigint, pk bigint, names boolean)",
+	"CREATE TEMP TABLE uds_suspect (pk bigint)",
 
 	/* records set aside */
 	"CREATE TEMP TABLE uds_rejected"
@@ -127,7 +133,7 @@ static const char *const create_sql[] = {
 /* What the owner of the source needs of the stage to write targets. */
 static const char *const grant_sql =
 "GRANT SELECT, INSERT"
-"   ON uds_desired, uds_referred, uds_leavers, uds_leaving, uds_differing,"
+"   ON uds_incoming, uds_settled, uds_suspect, uds_desired, uds_referred, uds_leavers, uds_leaving, uds_differing,"
 "      uds_member_diff, uds_changed"
 "   TO {owner}";
 

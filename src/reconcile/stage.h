@@ -11,6 +11,7 @@
 #ifndef UDS_RECONCILE_STAGE_H
 #define UDS_RECONCILE_STAGE_H
 
+#include "lib/stringinfo.h"
 #include "utils/resowner.h"
 
 #include "catalog/catalog.h"
@@ -68,6 +69,23 @@ typedef struct UdsStatement
 	bool		keeps_rows;		/* the record's other effects stand */
 } UdsStatement;
 
+/* Pieces of statements that depend on the columns of a target table. */
+typedef struct UdsColumns
+{
+	StringInfoData names;
+	StringInfoData values;		/* what they should be, for rows there */
+	StringInfoData old;			/* what they are */
+	StringInfoData inserts;		/* what they should be, for new rows */
+	StringInfoData pairs;		/* 'name', value: for jsonb_build_object */
+	int			n_pairs;
+	StringInfoData set;			/* the same of a row just made, defaults left out */
+	int			n_set;
+	StringInfoData nested;		/* the rest of those: || object, for each that
+								 * may have nulls inside */
+	StringInfoData domains;		/* object ||, with the default of each domain,
+								 * which may refuse null */
+} UdsColumns;
+
 extern const UdsResource uds_users;
 extern const UdsResource uds_departments;
 
@@ -92,13 +110,15 @@ extern void uds_part_begin(UdsPart *saved);
 extern void uds_part_end(const UdsPart *saved, bool keep);
 extern bool uds_stage_isolate(const UdsRun *run, const UdsResource *resource,
 							  UdsStatement *statement);
+extern bool uds_stage_attempt(const UdsRun *run, const char *sql);
 
 /* collect.c */
 extern void uds_collect_pages(const UdsRun *run, const UdsPages *pages);
 extern void uds_collect_pushed(const UdsRun *run, const UdsPages *pages);
 
 /* records.c */
-extern void uds_records_compare(const UdsRun *run, const UdsResource *resource);
+extern void uds_records_compare(const UdsRun *run, const UdsResource *resource,
+								bool settled);
 extern void uds_records_store(const UdsRun *run, const UdsResource *resource);
 
 /* journal.c */
@@ -119,8 +139,15 @@ extern void uds_pending_announce(const UdsRun *run);
 extern void uds_pending_note(const UdsRun *run, const UdsResource *resource);
 extern void uds_pending_note_leaving(const UdsRun *run);
 
+/* settled.c */
+extern int64 uds_settled_find(const UdsRun *run);
+
 /* match.c */
 extern void uds_match_users(const UdsRun *run);
+
+/* columns.c */
+extern void uds_columns_list(const UdsResource *resource, UdsColumns *columns);
+extern const char *uds_columns_enabled(const UdsResource *resource);
 
 /* rows.c */
 extern void uds_rows_desire(const UdsRun *run, const UdsResource *resource);

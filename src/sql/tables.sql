@@ -189,6 +189,12 @@ COMMENT ON COLUMN uds.changes.applied IS 'false: the task was blocked or a previ
 --
 -- What sources said
 --
+CREATE FUNCTION uds.record_hash(data jsonb)
+RETURNS bigint
+LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE
+AS 'MODULE_PATHNAME', 'uds_record_hash';
+COMMENT ON FUNCTION uds.record_hash(jsonb) IS 'hash of a record: of two that are equal in every byte it is the same';
+
 CREATE TABLE uds.records
 (
 	id			bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -203,6 +209,7 @@ CREATE TABLE uds.records
 	changed_at	timestamptz NOT NULL DEFAULT now(),
 	task_id		bigint,
 	restored	bigint,
+	hash		bigint GENERATED ALWAYS AS (uds.record_hash(data)) STORED,
 	UNIQUE (source_id, data_type, uid_key)
 );
 -- No foreign keys on records and record_resources: uds_drop_source() clears
@@ -214,6 +221,7 @@ COMMENT ON COLUMN uds.records.data IS 'the record after mapping, keys that are n
 COMMENT ON COLUMN uds.records.last_data IS 'the record before its last change';
 COMMENT ON COLUMN uds.records.deleted IS 'gone from the source: marked as deleted, or missing from a complete read';
 COMMENT ON COLUMN uds.records.task_id IS 'the task that changed the record last';
+COMMENT ON COLUMN uds.records.hash IS 'of the data, to compare it without reading it';
 COMMENT ON COLUMN uds.records.restored IS 'if that was an undo: the task that had left the record as it is now';
 
 CREATE TABLE uds.record_resources

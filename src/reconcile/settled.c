@@ -1,0 +1,178 @@
+/*-------------------------------------------------------------------------
+ *
+ * settled.c
+ *		Users whose record says what it said before and whose row and
+ *		memberships are as it wants them: nothing needs to be done for them.
+ *
+ * Of a large task nearly all records are such.  They are found by a few joins
+ * over keys and hashes, and spared all that follows.  What is suspected
+ * wrongly only costs time: it goes the whole way and comes out unchanged.
+ *
+ * Only rows that no other source stands behind are looked for here.  Fills
+ * the stage relations settled and suspect.  Runs in the transaction of a task;
+ * locks nothing.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "utils/builtins.h"
+
+#include "reconcile/stage.h"
+
+/* Whether there is anything to compare with. */
+static const char *const known_sql =
+"SELECT WHERE EXISTS (SELECT 1"
+"                       FROM uds.records r"
+"                      WHERE r.source_id = $1 AND r.data_type = 'user')";
+
+/* Who came before, with the same record, and neither left nor waits. */
+static const char *const same_sql =
+"INSERT INTO uds_settled (n, pk, names)"
+"SELECT i.n, l.resource_pk::bigint, i.data ? 'departments'"
+"  FROM uds_incoming i"
+"  JOIN uds.records r ON r.source_id = $1 AND r.data_type = 'user' AND r.uid_key = i.uid_key"
+"                    AND r.uid = i.uid AND r.hash = i.hash AND NOT r.deleted"
+"  JOIN uds.record_resources l ON l.record_id = r.id AND l.resource = 'users'"
+" WHERE i.data_type = 'user'"
+"   AND NOT coalesce((i.data ->> 'isDeleted')::boolean, false)"
+"   AND coalesce((i.data ->> 'enabled')::boolean, true)"
+"   AND NOT EXISTS (SELECT 1 FROM uds.pending_references p WHERE p.record_id = r.id)"
+"   AND NOT EXISTS (SELECT 1"
+"                     FROM uds.disabled_rows o"
+"                    WHERE o.resource = 'users' AND o.resource_pk = l.resource_pk){alone}";
+
+static const char *const alone_sql =
+"   AND NOT EXISTS (SELECT 1"
+"                     FROM uds.record_resources ol"
+"                     JOIN uds.records o ON o.id = ol.record_id"
+"                    WHERE ol.resource = 'users' AND ol.resource_pk = l.resource_pk"
+"                      AND o.source_id <> $1 AND NOT o.deleted)";
+
+/* Rows that differ from what their record makes of them, or are gone. */
+static const char *const rows_sql =
+"INSERT INTO uds_suspect (pk)"
+"SELECT n.pk"
+"  FROM (SELECT k.pk, i.uid, i.merged, u AS old, jsonb_populate_record(u, i.merged) AS p,"
+"               false AS was_disabled, false AS is_disabled,"
+"               NULL::bigint AS reference, false AS reference_known"
+"          FROM uds_settled k"
+"          JOIN (SELECT i.n, i.uid, {settable} - '{unsettable}'::text[] AS merged"
+"                  FROM uds_incoming i) AS i USING (n)"
+"          LEFT JOIN {table} u ON u.id = k.pk"
+"        OFFSET 0) AS n"
+" WHERE (n.old).id IS NULL OR record_image_ne(ROW({values}), ROW({old}))";
+
+/* Limits a record to the columns that its source may set. */
+static const char *const settable_sql =
+"(SELECT coalesce(jsonb_object_agg(e.key, e.value), '{}')"
+"   FROM jsonb_each(i.data) AS e"
+"  WHERE {columns}::jsonb ? e.key)";
+
+/*
+ * Users with a membership too many, too few or of other flags, or with another
+ * main department than the record leaves room for.
+ */
+static const char *const members_sql =
+"WITH named AS"
+"     (SELECT k.pk, f.pk AS department_id, bool_or(e.is_owner) AS is_owner,"
+"             min(e.ord) FILTER (WHERE e.is_main) AS main_ord, min(e.ord) AS ord"
+"        FROM uds_settled k"
+"        JOIN uds_incoming i USING (n)"
+"       CROSS JOIN LATERAL"
+"             (SELECT a.ord,"
+"                     CASE jsonb_typeof(a.value) WHEN 'object' THEN a.value ->> 'uid'"
+"                                                ELSE a.value #>> '{}' END AS uid,"
+"                     a.value @> '{\"isOwner\": true}' AS is_owner,"
+"                     a.value @> '{\"isMain\": true}' AS is_main"
+"                FROM jsonb_array_elements(CASE jsonb_typeof(i.data -> 'departments')"
+"                                               WHEN 'array' THEN i.data -> 'departments'"
+"                                               ELSE '[]' END)"
+"                     WITH ORDINALITY AS a (value, ord)) AS e"
+"        LEFT JOIN uds_department_ref f"
+"               ON f.source_id = $1 AND f.uid_key = {department_key}"
+"       GROUP BY k.pk, f.pk) "
+"INSERT INTO uds_suspect (pk)"
+"SELECT coalesce(n.pk, m.user_id)"
+"  FROM named n"
+"  FULL JOIN (SELECT m.*"
+"               FROM uds.department_members m"
+"               JOIN uds_settled k ON k.pk = m.user_id AND k.names) AS m"
+"    ON m.user_id = n.pk AND m.department_id = n.department_id"
+" WHERE m.user_id IS NULL"
+"    OR m.source_id IS NOT NULL"
+"       AND (n.pk IS NULL OR m.source_id <> $1 OR m.is_owner <> n.is_owner)"
+" UNION ALL "
+"SELECT u.id"
+"  FROM uds_settled k"
+"  JOIN uds.users u ON u.id = k.pk"
+"  LEFT JOIN (SELECT pk, (min(ARRAY[main_ord, department_id]) FILTER (WHERE main_ord IS NOT NULL))[2] AS main"
+"               FROM named"
+"              GROUP BY pk) AS b ON b.pk = k.pk"
+"  LEFT JOIN named c ON c.pk = k.pk AND c.department_id = u.main_department_id"
+" WHERE k.names"
+"   AND CASE WHEN b.main IS NOT NULL THEN u.main_department_id IS DISTINCT FROM b.main"
+"            WHEN b.pk IS NOT NULL THEN c.pk IS NULL"
+"            ELSE u.main_department_id IS NOT NULL END";
+
+static const char *const folds_departments_sql =
+"SELECT"
+"  FROM uds.source_settings s"
+"  JOIN uds.source_types t ON t.name = s.type"
+" WHERE s.id = $1 AND t.manifest -> 'ignore_case' ? 'department'";
+
+static const char *const drop_suspects_sql =
+"DELETE FROM uds_settled k USING uds_suspect x WHERE x.pk = k.pk";
+
+/* The statement that finds rows which are not as their record wants them. */
+static char *
+rows_statement(const UdsRun *run, const UdsResource *resource)
+{
+	UdsColumns	columns;
+	const char *settable = "i.data";
+
+	uds_columns_list(resource, &columns);
+	if (run->source->columns != NULL)
+		settable = uds_stage_expand(settable_sql, "columns",
+									quote_literal_cstr(run->source->columns), NULL);
+	return uds_stage_expand(rows_sql,
+							"settable", settable,
+							"unsettable", resource->unsettable,
+							"table", resource->table,
+							"values", columns.values.data,
+							"old", columns.old.data, NULL);
+}
+
+/*
+ * Fills settled with the users of the task that need nothing, and returns how
+ * many they are.  To be called when incoming is filled and the departments are
+ * written.
+ */
+int64
+uds_settled_find(const UdsRun *run)
+{
+	int64		n;
+	bool		fold;
+
+	if (run->small || uds_stage_exec(run, known_sql) == 0)
+		return 0;
+	n = uds_stage_exec(run, uds_stage_expand(same_sql, "alone",
+											 run->shared ? alone_sql : "", NULL));
+	if (n == 0)
+		return 0;
+	uds_stage_analyze(run, "uds_settled");
+
+	/* where the type of a column refuses a value, all go the whole way */
+	if (!uds_stage_attempt(run, rows_statement(run, &uds_users)))
+	{
+		uds_stage_clear(run, "uds_settled");
+		return 0;
+	}
+	uds_departments_refer(run, &uds_users);
+	fold = uds_stage_exec(run, folds_departments_sql) > 0;
+	uds_stage_exec(run, uds_stage_expand(members_sql, "department_key",
+										 fold ? "lower(e.uid)" : "e.uid", NULL));
+	n -= uds_stage_exec(run, drop_suspects_sql);
+	uds_stage_analyze(run, "uds_settled");
+	return n;
+}
