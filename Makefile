@@ -2,7 +2,7 @@
 # install what is missing and work in a scratch copy, so they need nothing
 # but make.  Everything else (all, install, installcheck, clean) is PGXS.
 
-TOOL_GOALS = help deps demo demo-stop check check-long unit fuzz lint bench
+TOOL_GOALS = help deps demo demo-stop check check-long unit fuzz property lint bench
 
 ifneq ($(filter $(TOOL_GOALS),$(MAKECMDGOALS)),)
 
@@ -22,6 +22,7 @@ help:
 #: make check         builds and runs every test; ends with one summary line
 #: make check-long    the same, with longer fuzzing and the slow tests
 #: make unit|fuzz|lint  one part of it; FUZZ_SECONDS=60 for each fuzz target
+#: make property      random steps against a model; SEQUENCES=1000, SEED=1
 #: make bench         measures; see test/bench
 #: make deps          installs the Debian packages all of this needs
 #: make, make install, make installcheck   as with every PostgreSQL extension
@@ -46,7 +47,7 @@ check:
 check-long:
 	@MAKEFLAGS= MAKELEVEL= UDS_TEST_LONG=1 FUZZ_SECONDS=$${FUZZ_SECONDS:-120} test/tools/check.sh
 
-unit fuzz lint:
+unit fuzz property lint:
 	@MAKEFLAGS= MAKELEVEL= PARTS=$@ FUZZ_SECONDS=$${FUZZ_SECONDS:-30} test/tools/check.sh
 
 bench:

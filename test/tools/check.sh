@@ -4,14 +4,15 @@
 #
 # What counts: a rule of lint, the build, an assertion of a unit or TAP test, a
 # fuzz target, a file of pg_regress or isolation tests, an assertion of the
-# mock's self-check.  A part that ends badly counts at least one failure.
+# mock's self-check, a hundred sequences of the property test.  A part that ends
+# badly counts at least one failure.
 #
-# Environment: PARTS, TESTS, FUZZ_SECONDS, JOBS, PART_TIMEOUT (seconds), KEEP=1,
-# PG_CONFIG, TMPDIR.
+# Environment: PARTS, TESTS, FUZZ_SECONDS, SEQUENCES, SEED, JOBS, PART_TIMEOUT
+# (seconds), KEEP=1, PG_CONFIG, TMPDIR.
 set -eu
 . "$(dirname "$0")/lib.sh"
 
-all_parts="lint unit fuzz mock regress isolation tap"
+all_parts="lint unit fuzz mock regress isolation property tap"
 parts=${PARTS:-$all_parts}
 pattern=${TESTS:-}
 fuzz_seconds=${FUZZ_SECONDS:-5}
@@ -301,13 +302,26 @@ part_isolation()
 	regress_part isolation "$pgxs_tests/isolation/pg_isolation_regress" "$work/src/test" 'specs/*.spec'
 }
 
+part_property()
+{
+	local ended=0
+
+	as_server mkdir -p "$work/run/counts" "$work/run/property"
+	server_env env SEQUENCES="${SEQUENCES:-1000}" SEED="${SEED:-1}" JOBS="$jobs" \
+		TESTLOGDIR="$work/run/property" perl "$work/src/test/tools/tap.pl" --programs \
+		--counts "$work/run/counts/property" "$work/src/test/property/run.py" || ended=$?
+	cp "$work/run/counts/property" "$(counts_file property)" || true
+	cp "$work/run/property/server.log" "$logs/property.server.log" || true
+	return "$ended"
+}
+
 part_tap()
 {
 	local ended=0 files
 
 	cd "$work/src"
 	mapfile -t files < <(selected "$PWD/test/t/*.pl")
-	as_server mkdir "$work/run/counts"
+	as_server mkdir -p "$work/run/counts"
 	server_env perl "$work/src/test/tools/tap.pl" --counts "$work/run/counts/tap" --jobs "$jobs" \
 		"${files[@]}" || ended=$?
 	cp "$work/run/counts/tap" "$(counts_file tap)" || true
@@ -354,7 +368,7 @@ echo "PostgreSQL $pg_version, in a scratch copy; logs in tmp_check"
 ! wants lint || run_part lint part_lint
 
 built=no
-if wants regress || wants isolation || wants tap; then
+if wants regress || wants isolation || wants property || wants tap; then
 	run_part build part_build
 	[ ! -x "$pg_bin/postgres" ] || [ ! -e "$(counts_file build)" ] || built=yes
 fi
@@ -382,6 +396,7 @@ server_part()
 ! has mock 'test/mock/selfcheck.py' || run_part mock part_mock
 server_part regress part_regress 'sql/*.sql'
 server_part isolation part_isolation 'test/specs/*.spec'
+server_part property part_property 'test/property/run.py'
 server_part tap part_tap 'test/t/*.pl'
 
 # excerpt LOG: what failed, with the remarks that follow it
