@@ -66,7 +66,8 @@ EXTVERSION = 0.1
 MODULE_big = uds
 
 SQL_PARTS = src/sql/tables.sql src/sql/connector.sql src/sql/catalog.sql \
-	src/sql/process.sql src/sql/reconcile.sql src/sql/history.sql src/sql/explain.sql
+	src/sql/process.sql src/sql/reconcile.sql src/sql/resources.sql \
+	src/sql/history.sql src/sql/explain.sql
 CONNECTORS = $(sort $(wildcard src/connectors/*.json))
 
 OBJS = $(patsubst %.c,%.o,$(sort $(wildcard src/*.c src/*/*.c)))

@@ -112,8 +112,8 @@ uds_part_end(const UdsPart *saved, bool keep)
  * went well, else the error, in the current context; errors that no record
  * is to blame for are raised.
  */
-static ErrorData *
-try(const UdsRun *run, void (*work) (void *arg), void *arg)
+ErrorData *
+uds_part_try(const UdsRun *run, void (*work) (void *arg), void *arg)
 {
 	UdsPart		part;
 	ErrorData  *volatile error = NULL;
@@ -212,7 +212,7 @@ isolate_range(Isolation *isolation, int64 first, int64 last)
 		ErrorData  *error;
 
 		CHECK_FOR_INTERRUPTS();
-		error = try(isolation->run, run_range, &range);
+		error = uds_part_try(isolation->run, run_range, &range);
 		if (error != NULL)
 		{
 			if (range.first == range.last)
@@ -240,7 +240,7 @@ uds_stage_isolate(const UdsRun *run, const UdsResource *resource,
 	Isolation	isolation = {run, resource, statement, NULL};
 	Oid			types[4] = {INT8OID, INT8OID, INT8OID, INT8OID};
 
-	if (try(run, run_whole, &isolation) == NULL)
+	if (uds_part_try(run, run_whole, &isolation) == NULL)
 		return false;
 
 	/* from here on single rows must be found fast */
@@ -284,5 +284,5 @@ uds_stage_attempt(const UdsRun *run, const char *sql)
 {
 	const void *statement[] = {run, sql};
 
-	return try(run, run_once, statement) == NULL;
+	return uds_part_try(run, run_once, statement) == NULL;
 }

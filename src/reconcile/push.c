@@ -40,18 +40,35 @@ static const char *const begin_sql =
 "VALUES ($1, 'push', 'processing', 1, $2, clock_timestamp())"
 "RETURNING id";
 
-/* $1 task, $2 resource of the reply, $3 the resource it means, $4 records given */
-static const char *const result_sql =
-"SELECT jsonb_build_object('resource', $2, 'detail',"
-"         jsonb_build_object("
-"           'count', jsonb_build_object('all', $4, 'success', $4 - count(e.*), 'failed', count(e.*)),"
-"           'failedRecords', coalesce(jsonb_agg(jsonb_build_object('record', e.record, 'message', e.message)"
-"                                               ORDER BY e.seq) FILTER (WHERE e.seq IS NOT NULL), '[]')))"
-"  FROM (SELECT) AS one"
-"  LEFT JOIN uds.task_errors e ON e.task_id = $1 AND (e.resource IS NULL OR e.resource = $3)";
-
+/*
+ * $1 task, $2 data type, $3 records given.  A user's departments are his
+ * memberships.
+ */
 static const char *const reply_sql =
-"SELECT jsonb_build_object('code', 0, 'message', 'success', 'task', $1, 'result', $2)";
+"SELECT jsonb_build_object('code', 0, 'message', 'success', 'task', $1, 'result', jsonb_agg("
+"         jsonb_build_object('resource', v.name, 'detail',"
+"           jsonb_build_object("
+"             'count', jsonb_build_object('all', $3, 'success', $3 - e.n, 'failed', e.n),"
+"             'failedRecords', e.records))"
+"         ORDER BY v.level, v.name <> v.means, v.name))"
+"  FROM (SELECT r.level, r.name, r.name AS means"
+"          FROM uds.resources r"
+"         WHERE $2 = ANY (r.accepts)"
+"           AND (r.builtin"
+"                OR EXISTS (SELECT 1"
+"                             FROM uds.tasks t"
+"                             JOIN uds.source_settings s ON s.id = t.source_id"
+"                             JOIN pg_roles o ON o.rolname = r.owner"
+"                            WHERE t.id = $1 AND pg_has_role(o.oid, s.owner, 'USAGE')))"
+"         UNION ALL"
+"        SELECT 1, 'departments', 'members'"
+"         WHERE $2 = 'user') AS v"
+" CROSS JOIN LATERAL"
+"       (SELECT count(*) AS n,"
+"               coalesce(jsonb_agg(jsonb_build_object('record', e.record, 'message', e.message)"
+"                                  ORDER BY e.seq), '[]') AS records"
+"          FROM uds.task_errors e"
+"         WHERE e.task_id = $1 AND (e.resource IS NULL OR e.resource = v.means)) AS e";
 
 /* What a push asks for. */
 typedef struct Envelope
@@ -163,40 +180,16 @@ begin_task(const UdsSource *source, Oid caller)
 	return DatumGetInt64(uds_spi_value(begin_sql, 2, types, values, NULL, &isnull));
 }
 
-static Datum
-describe_resource(int64 task, const char *name, const char *means, int64 all)
-{
-	Oid			types[4] = {INT8OID, TEXTOID, TEXTOID, INT8OID};
-	Datum		values[4] = {Int64GetDatum(task), CStringGetTextDatum(name),
-	CStringGetTextDatum(means), Int64GetDatum(all)};
-	bool		isnull;
-
-	return uds_spi_value(result_sql, 4, types, values, NULL, &isnull);
-}
-
 /* The reply, as jsonb in SPI's memory: a part for each resource concerned. */
 static Datum
 make_reply(int64 task, const Envelope *envelope)
 {
-	bool		users = strcmp(envelope->data_type, UDS_TYPE_USER) == 0;
-	Oid			types[3] = {INT8OID, JSONBOID, JSONBOID};
-	Datum		values[3] = {Int64GetDatum(task)};
+	Oid			types[3] = {INT8OID, TEXTOID, INT8OID};
+	Datum		values[3] = {Int64GetDatum(task), CStringGetTextDatum(envelope->data_type),
+	Int64GetDatum(envelope->all)};
 	bool		isnull;
 
-	if (users)
-	{
-		values[1] = describe_resource(task, "users", "users", envelope->all);
-		values[2] = describe_resource(task, "departments", "members", envelope->all);
-		values[1] = uds_spi_value("SELECT jsonb_build_array($2, $3) WHERE $1 > 0",
-								  3, types, values, NULL, &isnull);
-	}
-	else
-	{
-		values[1] = describe_resource(task, "departments", "departments", envelope->all);
-		values[1] = uds_spi_value("SELECT jsonb_build_array($2) WHERE $1 > 0",
-								  2, types, values, NULL, &isnull);
-	}
-	return uds_spi_value(reply_sql, 2, types, values, NULL, &isnull);
+	return uds_spi_value(reply_sql, 3, types, values, NULL, &isnull);
 }
 
 /* Switches a planner setting off, for the caller's level of settings. */

@@ -4,7 +4,7 @@
  *		The steps from the pages of a task to its change set, in order.
  *
  * Departments come before users, because users point to them, and go after
- * them.  Runs in the transaction of a task; takes the database's lock on
+ * them; what was registered besides comes last.  Runs in the transaction of a task; takes the database's lock on
  * reconciling first, then one on the source row, then row locks in the order
  * departments, users, members.
  *
@@ -116,6 +116,15 @@ apply_departments(const UdsRun *run, UdsTaskCounts *counts)
 															   "resource", uds_departments.name, NULL));
 }
 
+/* Departments that go: after those who belong to them. */
+static void
+withdraw_departments(const UdsRun *run)
+{
+	uds_pending_note_leaving(run);
+	uds_rows_delete(run, &uds_departments);
+	uds_departments_mark_leaves(run);
+}
+
 /* Users and memberships. */
 static void
 apply_users(const UdsRun *run, UdsTaskCounts *counts)
@@ -140,6 +149,80 @@ apply_users(const UdsRun *run, UdsTaskCounts *counts)
 	uds_records_store(run, &uds_users);
 	counts->unchanged += uds_stage_count(run, uds_stage_expand(unchanged_sql,
 															   "resource", uds_users.name, NULL));
+}
+
+/* What is built in: rows are written in order, and go in reverse order. */
+static const struct
+{
+	const char *name;
+	const char *data_type;
+	void		(*apply) (const UdsRun *run, UdsTaskCounts *counts);
+	void		(*withdraw) (const UdsRun *run);	/* what it left for the end */
+}			builtins[] =
+{
+	{"departments", UDS_TYPE_DEPARTMENT, apply_departments, withdraw_departments},
+	{"users", UDS_TYPE_USER, apply_users, NULL}
+};
+
+/* The routines of a resource that is built in, by their place, or -1. */
+static int
+find_builtin(const UdsEntry *entry)
+{
+	for (int i = 0; i < lengthof(builtins); i++)
+		if (entry->builtin && strcmp(entry->name, builtins[i].name) == 0)
+			return i;
+	return -1;
+}
+
+/*
+ * Users and departments take all records of the task; what was registered
+ * gets those that they took.  It withdraws rows in reverse order before any
+ * is written, so that foreign keys and unique values stand in nobody's way.
+ */
+static void
+apply_resources(const UdsRun *run, UdsTaskCounts *counts)
+{
+	List	   *entries = run->entries;
+	List	   *needed = NIL;
+	ListCell   *lc;
+	int			builtin;
+
+	foreach(lc, entries)
+	{
+		if ((builtin = find_builtin(lfirst(lc))) < 0)
+			continue;
+		builtins[builtin].apply(run, counts);
+		uds_resources_capture(run, builtins[builtin].data_type);
+	}
+	for (int i = list_length(entries) - 1; i >= 0; i--)
+		if ((builtin = find_builtin(list_nth(entries, i))) >= 0 &&
+			builtins[builtin].withdraw != NULL)
+			builtins[builtin].withdraw(run);
+
+	uds_resources_settle(run);
+	for (int i = list_length(entries) - 1; i >= 0; i--)
+	{
+		const UdsEntry *entry = list_nth(entries, i);
+
+		if (!entry->builtin && uds_resources_has_records(run, entry))
+			needed = lcons((void *) entry, needed);
+	}
+	for (int i = list_length(needed) - 1; i >= 0; i--)
+	{
+		const UdsEntry *entry = list_nth(needed, i);
+
+		if (entry->function == NULL)
+			uds_mapped_withdraw(run, entry);
+	}
+	foreach(lc, needed)
+	{
+		const UdsEntry *entry = lfirst(lc);
+
+		if (entry->function != NULL)
+			uds_applied_call(run, entry);
+		else
+			uds_mapped_write(run, entry);
+	}
 }
 
 /* What came of it, in a sentence for people. */
@@ -177,8 +260,8 @@ summarize(const UdsPages *pages, const UdsTaskCounts *counts)
  * of the transaction.  Two at a time would find the same person unknown and
  * both make a row, or lock each other's rows in opposite order.
  */
-static void
-lock_reconciling(void)
+void
+uds_lock_reconciling(void)
 {
 	LOCKTAG		tag;
 
@@ -219,7 +302,7 @@ uds_run_prepare(UdsRun *run, const UdsTask *task, const UdsSource *source, bool 
 		strcmp(task->kind, "push") != 0;
 	run->kept = uds_history_retention != 0;
 
-	lock_reconciling();
+	uds_lock_reconciling();
 	if (uds_stage_exec(run, lock_source_sql) == 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_QUERY_CANCELED),
@@ -249,11 +332,7 @@ static void
 apply(const UdsRun *run, const UdsPages *pages, UdsTaskCounts *counts)
 {
 	uds_progress_phase(UDS_PHASE_APPLY);
-	apply_departments(run, counts);
-	apply_users(run, counts);
-	uds_pending_note_leaving(run);
-	uds_rows_delete(run, &uds_departments);
-	uds_departments_mark_leaves(run);
+	apply_resources(run, counts);
 	reject_skipped(run, pages->skipped);
 	uds_outcome_count(run, counts);
 	counts->skipped = list_length(pages->skipped);
@@ -280,6 +359,16 @@ judge(const UdsRun *run, const UdsPages *pages, const char **status)
 	return reason;
 }
 
+/* Stage relations of a small task are kept for the next one of the session. */
+static void
+drop_stage(const UdsRun *run)
+{
+	if (run->small)
+		return;
+	uds_stage_drop();
+	uds_resources_drop_stage(run);
+}
+
 /*
  * Makes the target tables what the records of a task say they should be.
  *
@@ -304,6 +393,8 @@ uds_reconcile(const UdsTask *task, const UdsSource *source,
 	uds_run_prepare(&run, task, source, pages->complete);
 	uds_progress_phase(UDS_PHASE_MAP);
 	uds_stage_create(&run);
+	run.entries = uds_resources_list(&run);
+	uds_resources_create_stage(&run);
 	if (pages->pushed)
 		uds_collect_pushed(&run, pages);
 	else
@@ -326,14 +417,12 @@ uds_reconcile(const UdsTask *task, const UdsSource *source,
 		uds_part_end(&part, false);
 		uds_outcome_store(&run, kept);
 		*message = psprintf("%s (%s)", obstacle, *message);
-		if (!run.small)
-			uds_stage_drop();
+		drop_stage(&run);
 		return status;
 	}
 	uds_outcome_store(&run, NULL);
 	uds_part_end(&part, true);
 	uds_outcome_notify(&run, counts);
-	if (!run.small)
-		uds_stage_drop();
+	drop_stage(&run);
 	return counts->failed > 0 ? "partial" : "success";
 }

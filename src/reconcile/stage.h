@@ -48,7 +48,22 @@ typedef struct UdsRun
 	bool		guarded;		/* too many leavers block it */
 	bool		kept;			/* its change set goes to uds.changes */
 	bool		small;			/* few records, and no more than those */
+	List	   *entries;		/* of UdsEntry *: resources, in order */
 } UdsRun;
+
+/* One of the resources in the list, as uds.resources has it. */
+typedef struct UdsEntry
+{
+	const char *name;
+	const char *literal;		/* the name, quoted as a literal */
+	bool		builtin;
+	bool		takes_users;
+	bool		takes_departments;
+	Oid			target;			/* of a mapped table */
+	const char *key;			/* its column */
+	const char *columns;		/* JSON: column to expression */
+	const char *function;		/* "f(bigint)", instead of a table */
+} UdsEntry;
 
 /* A subtransaction. */
 typedef struct UdsPart
@@ -90,6 +105,7 @@ extern const UdsResource uds_users;
 extern const UdsResource uds_departments;
 
 /* reconcile.c */
+extern void uds_lock_reconciling(void);
 extern void uds_run_prepare(UdsRun *run, const UdsTask *task,
 							const UdsSource *source, bool complete);
 
@@ -111,6 +127,32 @@ extern void uds_part_end(const UdsPart *saved, bool keep);
 extern bool uds_stage_isolate(const UdsRun *run, const UdsResource *resource,
 							  UdsStatement *statement);
 extern bool uds_stage_attempt(const UdsRun *run, const char *sql);
+
+extern ErrorData *uds_part_try(const UdsRun *run, void (*work) (void *arg), void *arg);
+
+/* resources.c */
+extern List *uds_resources_list(const UdsRun *run);
+extern bool uds_resources_takes(const UdsEntry *entry, const char *data_type);
+extern void uds_resources_create_stage(const UdsRun *run);
+extern void uds_resources_drop_stage(const UdsRun *run);
+extern void uds_resources_capture(const UdsRun *run, const char *data_type);
+extern void uds_resources_settle(const UdsRun *run);
+extern bool uds_resources_has_records(const UdsRun *run, const UdsEntry *entry);
+extern char *uds_resources_given(const UdsRun *run, const UdsEntry *entry,
+								 const char *data_type);
+extern void uds_resources_set_aside(const UdsRun *run, const UdsEntry *entry);
+extern void uds_resources_settle_errors(const UdsRun *run, const UdsEntry *entry,
+										const char *data_type);
+extern void uds_resources_refuse(const UdsRun *run, const UdsEntry *entry,
+								 const char *reason);
+
+/* mapped.c */
+extern void uds_mapped_withdraw(const UdsRun *run, const UdsEntry *entry);
+extern void uds_mapped_write(const UdsRun *run, const UdsEntry *entry);
+
+/* applied.c */
+extern void uds_applied_call(const UdsRun *run, const UdsEntry *entry);
+extern void uds_applied_undo(const UdsRun *run, const UdsEntry *entry);
 
 /* collect.c */
 extern void uds_collect_pages(const UdsRun *run, const UdsPages *pages);

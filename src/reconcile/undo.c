@@ -85,6 +85,7 @@ static const char *const fold_sql =
 "             uds.merge_records(c.after ORDER BY c.seq) AS after"
 "        FROM uds.changes c"
 "       WHERE c.task_id = {undone} AND c.applied"
+"         AND c.resource IN ('departments', 'users', 'members')"
 "         AND (c.action <> 'link' OR c.resource = 'members')"
 "       GROUP BY c.resource, c.pk),"
 "     tree AS"
