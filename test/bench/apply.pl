@@ -5,18 +5,10 @@
 use strict;
 use warnings;
 
-# the tables go to where the test library does not redirect its remarks
-my ($table, $remarks);
-
-BEGIN
-{
-	open $table, '>&', \*STDOUT or die "could not keep the output: $!";
-}
-
 use FindBin;
-use lib "$FindBin::RealBin/../lib";
+use lib $FindBin::RealBin;
+use UdsBench;
 
-use IO::Handle;
 use JSON::PP ();
 use List::Util qw(sum0);
 use POSIX ();
@@ -33,11 +25,6 @@ my $retention = $ENV{RETENTION};
 
 my $here = $FindBin::RealBin;
 my @targets = qw(users departments department_members records);
-my $missed = 0;
-
-$table->autoflush(1);
-Test::More->builder->$_(\$remarks) foreach qw(output failure_output);
-$SIG{__DIE__} = sub { print $table @_ unless $^S; };
 
 # How the source's records become ours: what handmade.sql does in SQL
 my $manifest = {
@@ -82,19 +69,6 @@ sub stream
 		expect => '$.items',
 		fields => $fields,
 	};
-}
-
-# A line of /proc/PID/status in KiB; undef when the process is gone
-sub status_kib
-{
-	my ($pid, $key) = @_;
-
-	open my $file, '<', "/proc/$pid/status" or return undef;
-	while (my $line = <$file>)
-	{
-		return $1 if $line =~ /^$key:\s+(\d+) kB/;
-	}
-	return undef;
 }
 
 # Starts the server of the pages and returns its address, and a handle: when
@@ -239,19 +213,9 @@ sub report
 {
 	my ($name, $run) = @_;
 
-	printf $table "| %-19s | %8s | %8.0f | %9.2f | %8s | %6s | %6s |\n", $name,
+	say_out "| %-19s | %8s | %8.0f | %9.2f | %8s | %6s | %6s |\n", $name,
 	  number('%d', $run->{fetch_ms}), $run->{ms}, $run->{wal} / 1024 / 1024,
 	  map { number($_->[0], $run->{ $_->[1] }) } [ '%d', 'written' ], [ '%d', 'dead' ], [ '%.1f', 'mib' ];
-	return;
-}
-
-sub limit
-{
-	my ($name, $found, $limit) = @_;
-	my $ok = $found <= $limit;
-
-	$missed++ unless $ok;
-	printf $table "| %-44s | %9.3f | %6s | %-6s |\n", $name, $found, $limit, $ok ? 'yes' : 'MISSED';
 	return;
 }
 
@@ -260,20 +224,11 @@ system('python3', "$here/generate.py", '--seed', $seed, '--users', $users,
 	'--departments', $departments, $data) == 0 or die 'the directory could not be generated';
 symlink "$data/first", "$data/served" or die "could not link: $!";
 
-# as installed, but for memory and WAL that any DBA would set
-my $node = new_node(
-	'fsync' => 'on',
-	'log_statement' => 'none',
-	'max_connections' => 100,
-	'max_wal_senders' => 10,
-	'max_wal_size' => '4GB',
-	'shared_buffers' => '1GB',
-	'wal_level' => 'replica',
-	defined $retention ? ('uds.history_retention' => $retention) : ());
+my $node = bench_node(defined $retention ? ('uds.history_retention' => $retention) : ());
 
-printf $table "%d users, %d departments, seed %s, uds.history_retention = %s\n\n",
+say_out "%d users, %d departments, seed %s, uds.history_retention = %s\n\n",
   $users, $departments, $seed, $node->safe_psql('postgres', q{LOAD 'uds'; SHOW uds.history_retention});
-print $table <<"EOT";
+say_out <<"EOT";
 |                     | fetch ms |       ms |   WAL MiB |  written |   dead |    MiB |
 |---------------------|---------:|---------:|----------:|---------:|-------:|-------:|
 EOT
@@ -285,6 +240,7 @@ foreach my $name ('first', 'unchanged')
 {
 	$handmade{$name} = run_handmade($node, "$data/first");
 	report("hand-made $name", $handmade{$name});
+	report_statements($node, 'handmade');
 	$node->safe_psql('handmade', 'VACUUM ANALYZE');
 }
 
@@ -308,6 +264,7 @@ foreach my $name ('first', 'unchanged', 'changed')
 	}
 	$uds{$name} = run_uds($node);
 	report("uds $name", $uds{$name});
+	report_statements($node, 'uds');
 
 	# what autovacuum comes to do within a minute, so that it is not at it
 	# during the next run
@@ -321,11 +278,7 @@ die 'the changed run did not change what it should'
   unless $uds{changed}{updated} && $uds{changed}{created} && $uds{changed}{disabled}
   && $uds{changed}{linked} && $uds{changed}{unlinked};
 
-print $table <<"EOT";
-
-|                                              |     found |  limit | held   |
-|----------------------------------------------|----------:|-------:|--------|
-EOT
+limit_head();
 limit('first / hand-made first, time', $uds{first}{ms} / $handmade{first}{ms}, 1.5);
 limit('unchanged / first, time', $uds{unchanged}{ms} / $uds{first}{ms}, 0.25);
 limit('unchanged / first, WAL', $uds{unchanged}{wal} / $uds{first}{wal}, 0.01);
@@ -335,9 +288,7 @@ foreach my $name ('first', 'unchanged', 'changed')
 {
 	limit("$name, MiB above an idle backend", $uds{$name}{mib} - $idle_mib, 256);
 }
-printf $table "\nan idle backend has %.1f MiB; hand-made unchanged / hand-made first: %.3f\n",
+say_out "\nan idle backend has %.1f MiB; hand-made unchanged / hand-made first: %.3f\n",
   $idle_mib, $handmade{unchanged}{ms} / $handmade{first}{ms};
 
-$node->stop;
-plan skip_all => 'a measurement, no test';
-END { $? = 1 if $missed; }
+end_bench($node);
