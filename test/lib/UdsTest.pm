@@ -24,10 +24,12 @@ our @EXPORT = qw(
   task_field
   wait_task
 );
+our @EXPORT_OK = qw(query);
 
 my $mock_program = File::Spec->rel2abs(dirname(__FILE__) . '/../mock/server.py');
 my $json = JSON::PP->new->utf8->canonical->allow_nonref;
 my @mocks;
+my $first_node;
 
 # quote($text): as an SQL literal, undef as NULL
 sub quote
@@ -154,6 +156,15 @@ sub wait_for
 	return $state;
 }
 
+# seen([$call]): requests that the mock has had, by path, or of one call
+sub seen
+{
+	my ($self, $call) = @_;
+	my $by_path = $self->get_control->{by_path};
+
+	return defined $call ? $by_path->{"/wecom/cgi-bin/$call"} // 0 : $by_path;
+}
+
 sub stop
 {
 	my ($self) = @_;
@@ -183,7 +194,16 @@ sub new_node
 	$node->init;
 	$node->append_conf('postgresql.conf', "$_ = " . quote($all{$_})) foreach sort keys %all;
 	$node->start;
+	$first_node //= $node;
 	return $node;
+}
+
+# query($sql, $db): what it returns, on the first node that the test made
+sub query
+{
+	my ($sql, $db) = @_;
+
+	return $first_node->safe_psql($db // 'postgres', $sql);
 }
 
 # create_wecom_source($node, $mock, %over): returns the id.  Of %over, 'db'

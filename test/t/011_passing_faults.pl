@@ -6,7 +6,7 @@ use warnings;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
-use UdsTest;
+use UdsTest qw(:DEFAULT query);
 
 my $mock = start_mock(departments => 10, users => 60);
 my $node = new_node('autovacuum' => 'off');
@@ -14,13 +14,6 @@ my $node = new_node('autovacuum' => 'off');
 my $changes = 0;
 my $task;
 my $before;
-
-sub query
-{
-	my ($sql) = @_;
-
-	return $node->safe_psql('postgres', $sql);
-}
 
 sub field
 {
@@ -42,14 +35,6 @@ sub dump_tables
 			  . (defined $uid && $key ? " WHERE $key <> (SELECT id FROM uds.users WHERE username = '$uid')" : '')
 		} [ 'users', 'id' ], [ 'department_members', 'user_id' ], ['departments'])
 		. ' ORDER BY 1');
-}
-
-# requests that the mock has seen of a call
-sub seen
-{
-	my ($call) = @_;
-
-	return $mock->get_control->{by_path}{"/wecom/cgi-bin/$call"} // 0;
 }
 
 # Syncs with these faults and notes the task, which may end in any way.
@@ -109,10 +94,10 @@ create_wecom_source($node, $mock);
 # The token is kept from one task to the next
 #
 $task = sync($node);
-my $tokens = seen('gettoken');
+my $tokens = $mock->seen('gettoken');
 is($tokens, 1, 'the first sync asks for one token');
 $task = sync($node);
-is(seen('gettoken'), $tokens, 'the second sync asks for none');
+is($mock->seen('gettoken'), $tokens, 'the second sync asks for none');
 is(query("SELECT count(*) FROM uds.raw_log WHERE task_id = $task AND stream = 'auth'"),
 	0, 'nor does its raw log say so');
 is(field('requests'), 11, 'it asks for the list of departments, and for each of them once');
@@ -183,29 +168,29 @@ cmp_ok(field('cost'), '>=', 1000, 'Retry-After: and really does');
 #
 # Tokens that end before their time
 #
-$tokens = seen('gettoken');
-my $lists = seen('department/list');
+$tokens = $mock->seen('gettoken');
+my $lists = $mock->seen('department/list');
 
 $mock->control({ latency_ms => 20 });
 $uid = sync_with({ kind => 'expire_token', path => '*/user/list', after => 3 });
 $mock->control({ latency_ms => 0 });
 is(hits('expire_token'), 1, 'token expired in the middle: the fault acted');
 check_success('token expired in the middle', $uid);
-is(seen('gettoken'), $tokens + 1, 'token expired in the middle: one more is fetched, once');
-is(seen('department/list'), $lists + 1, 'token expired in the middle: what was read is not read again');
+is($mock->seen('gettoken'), $tokens + 1, 'token expired in the middle: one more is fetched, once');
+is($mock->seen('department/list'), $lists + 1, 'token expired in the middle: what was read is not read again');
 
-$tokens = seen('gettoken');
+$tokens = $mock->seen('gettoken');
 $mock->control({ expire_tokens => JSON::PP::true });
 $uid = sync_with();
 check_success('kept token expired', $uid);
-is(seen('gettoken'), $tokens + 1, 'kept token expired: another one is fetched, once');
+is($mock->seen('gettoken'), $tokens + 1, 'kept token expired: another one is fetched, once');
 
-$tokens = seen('gettoken');
+$tokens = $mock->seen('gettoken');
 $uid = sync_with({ kind => 'errcode', code => 42001, path => '*/user/list' });
 is(field('status'), 'failed', 'a token that is refused fresh ends the task');
 like(field('message'), qr/^could not read stream "users" of source "wecom": service answered error 42001 /,
 	'with what the service said');
-is(seen('gettoken'), $tokens + 1, 'and no further one is asked for');
+is($mock->seen('gettoken'), $tokens + 1, 'and no further one is asked for');
 
 #
 # A department that the service does not show

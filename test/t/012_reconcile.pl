@@ -8,7 +8,7 @@ use JSON::PP ();
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
-use UdsTest;
+use UdsTest qw(:DEFAULT query);
 
 my $json = JSON::PP->new->canonical;
 my $json_bytes = JSON::PP->new->utf8;
@@ -21,13 +21,6 @@ my $link_sql = q{
 	SELECT r.data_type, lower(r.uid) AS uid, l.resource_pk::bigint AS id
 	  FROM uds.records r
 	  JOIN uds.record_resources l ON l.record_id = r.id};
-
-sub query
-{
-	my ($sql, $db) = @_;
-
-	return $node->safe_psql($db // 'postgres', $sql);
-}
 
 # rows($sql, $db): each an array of its values, as text, undef for NULL
 sub rows

@@ -7,7 +7,7 @@ use JSON::PP ();
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
-use UdsTest;
+use UdsTest qw(:DEFAULT query);
 
 # what is written in another way in URLs and in JSON
 my $secret = 'Zt5+q/W8"x%Lk2&=9';
@@ -23,13 +23,6 @@ my $node = new_node(
 	# the statements of this test hold secrets
 	'log_statement' => 'none');
 my $task;
-
-sub query
-{
-	my ($sql) = @_;
-
-	return $node->safe_psql('postgres', $sql);
-}
 
 sub field
 {
@@ -53,12 +46,6 @@ sub run_sync
 
 	$task = query('SELECT uds_sync(' . quote($source // 'wecom') . ')');
 	return wait_task($node, $task);
-}
-
-# requests that the mock has seen, by path
-sub seen
-{
-	return $mock->get_control->{by_path};
 }
 
 # tables of the extension that have a text in some row, but for those that
@@ -91,7 +78,7 @@ create_wecom_source($node, $mock, options => { secret => $secret });
 is(run_sync(), 'success', 'the first sync succeeds');
 my $first = $task;
 my $token = query('SELECT token FROM uds.source_tokens');
-my $paths = seen();
+my $paths = $mock->seen();
 
 is(length $token, 214, 'there is a token');
 is(log_of('count(*)'), field('requests'), 'there is a row for each request');
