@@ -29,7 +29,7 @@
 
 /* $1 function, $2 role that calls it */
 static const char *const function_sql =
-"SELECT format('%I.%I', n.nspname, p.proname),"
+"SELECT quote_ident(n.nspname) || '.' || quote_ident(p.proname),"
 "       CASE WHEN p.oid IS NULL THEN format('function %s does not exist', $1)"
 "            WHEN NOT has_schema_privilege($2, n.oid, 'USAGE') OR NOT has_function_privilege($2, p.oid, 'EXECUTE')"
 "            THEN format('role %I, the owner of the source, may not call %s', pg_get_userbyid($2), p.oid::regprocedure)"

@@ -104,13 +104,20 @@ static const char *const ambiguous_sql =
 "         WHERE s.resource = {resource} AND s.error IS NULL AND k.key IS NOT NULL) AS v"
 " WHERE v.n = x.n AND v.is_second";
 
+#define IS_OURS(key) \
+"EXISTS (SELECT 1" \
+"          FROM uds.record_resources m" \
+"         WHERE m.resource = {resource} AND m.resource_pk = " key " AND m.created)"
+
 /*
  * Rows with a record of the task behind them.  Where nothing has the new key
- * of a record, the row that only this record stands behind gets it.
+ * of a record, the row that only this record stands behind gets it.  Who takes
+ * over a row that a sync made takes that over as well.
  */
 static const char *const want_sql =
-"INSERT INTO uds_wanted (resource, record_id, uid, old_key, key, is_new, said)"
-"SELECT {resource}, p.record_id, p.uid, p.old_key, p.key, p.old_key IS NULL, p.said"
+"INSERT INTO uds_wanted (resource, record_id, uid, old_key, key, is_new, is_ours, said)"
+"SELECT {resource}, p.record_id, p.uid, p.old_key, p.key, p.old_key IS NULL,"
+"       p.old_key IS NULL OR p.was IS DISTINCT FROM p.old_key AND " IS_OURS("p.old_key") ", p.said"
 "  FROM (SELECT s.*, k.key,"
 "               CASE WHEN k.found IS NOT NULL THEN k.found"
 "                    WHEN k.linked IS NULL OR f.found IS NOT NULL THEN NULL"
@@ -130,8 +137,8 @@ static const char *const want_sql =
 
 /* Rows that lost theirs: it left, or has another key, or none. */
 static const char *const want_left_sql =
-"INSERT INTO uds_wanted (resource, record_id, uid, old_key, key, is_new, leave)"
-"SELECT {resource}, l.record_id, l.uid, l.linked, l.linked, false, l.leave"
+"INSERT INTO uds_wanted (resource, record_id, uid, old_key, key, is_new, is_ours, leave)"
+"SELECT {resource}, l.record_id, l.uid, l.linked, l.linked, false, " IS_OURS("l.linked") ", l.leave"
 "  FROM (SELECT DISTINCT ON (k.linked) k.linked, s.record_id, s.uid,"
 "               CASE WHEN s.gone THEN s.policy ELSE 'moved' END AS leave"
 "          FROM uds_said s"
@@ -165,12 +172,7 @@ static const char *const merge_sql =
 /* A row that no sync made stays. */
 static const char *const leave_sql =
 "UPDATE uds_wanted d"
-"   SET leave = CASE WHEN EXISTS (SELECT 1"
-"                                   FROM uds.record_resources l"
-"                                  WHERE l.resource = {resource} AND l.resource_pk = d.old_key AND l.created)"
-"                    THEN 'delete'"
-"                    WHEN d.leave = 'delete' THEN 'disable'"
-"                    ELSE 'keep' END"
+"   SET leave = CASE WHEN d.is_ours THEN 'delete' WHEN d.leave = 'delete' THEN 'disable' ELSE 'keep' END"
 " WHERE d.resource = {resource} AND d.leave IN ('delete', 'moved')";
 
 /* What column enabled becomes: a row that left and comes back is enabled. */
@@ -282,7 +284,7 @@ static const char *const link_sql[] = {
 	"   AND l.resource_pk IS DISTINCT FROM k.key",
 
 	"INSERT INTO uds.record_resources (record_id, resource, resource_pk, created)"
-	"SELECT s.record_id, {resource}, d.key, d.is_new"
+	"SELECT s.record_id, {resource}, d.key, d.is_ours"
 	"  FROM uds_said s"
 	"  JOIN uds_keyed k USING (n)"
 	"  JOIN uds_wanted d ON d.resource = {resource} AND d.record_id = s.record_id AND d.key = k.key"
@@ -317,12 +319,8 @@ static const char *const link_sql[] = {
 /* A mapped table as it is now, and pieces of statements over its columns. */
 typedef struct Mapped
 {
-	UdsResource resource;		/* for error rows */
-	char	   *table;
-	char	   *key;
-	char	   *key_literal;
-	char	   *key_type;
-	char	   *stream;
+	UdsMappedTable *table;
+	char	   *stream;			/* SQL literal, see uds.map_page() */
 	StringInfoData columns;
 	StringInfoData new;			/* what they become, of rows there */
 	StringInfoData old;
@@ -333,10 +331,14 @@ typedef struct Mapped
 	bool		has_enabled;
 } Mapped;
 
-/* Reads the mapping's columns; they are there, open_table() has seen to it. */
+/* Reads the mapping's columns; they are there, uds_mapped_open() has seen to it. */
 static void
-list_columns(Mapped *mapped, Oid *types, Datum *values)
+list_columns(const UdsEntry *entry, Mapped *mapped)
 {
+	Oid			types[3] = {OIDOID, JSONBOID, TEXTOID};
+	Datum		values[3] = {ObjectIdGetDatum(entry->target),
+		DirectFunctionCall1(jsonb_in, CStringGetDatum(entry->columns)),
+	CStringGetTextDatum(entry->key)};
 	uint64		n = uds_spi_exec(columns_sql, 3, types, values, NULL);
 
 	initStringInfo(&mapped->columns);
@@ -359,9 +361,7 @@ list_columns(Mapped *mapped, Oid *types, Datum *values)
 						 comma, literal, name, uds_spi_text(i, 4));
 		appendStringInfo(&mapped->types, "%s%s %s", comma, name, uds_spi_text(i, 3));
 		mapped->has_enabled |= strcmp(name, "enabled") == 0;
-		if (uds_spi_text(i, 5)[0] == 't')
-			mapped->key_literal = literal;
-		else
+		if (uds_spi_text(i, 5)[0] == 'f')
 		{
 			comma = mapped->others.len > 0 ? ", " : "";
 			appendStringInfo(&mapped->others, "%s%s", comma, name);
@@ -371,13 +371,14 @@ list_columns(Mapped *mapped, Oid *types, Datum *values)
 }
 
 /*
- * Reads what the table is like now.  NULL, with the reason in *obstacle, if
- * it cannot be filled any more.
+ * Reads what the table of an entry is like now.  NULL, with the reason in
+ * *obstacle, if it cannot be filled any more.  Constraints of it that would be
+ * checked at commit are checked in each statement from now on.
  */
-static Mapped *
-open_table(const UdsRun *run, const UdsEntry *entry, char **obstacle)
+UdsMappedTable *
+uds_mapped_open(const UdsRun *run, const UdsEntry *entry, char **obstacle)
 {
-	Mapped	   *mapped = palloc0(sizeof(Mapped));
+	UdsMappedTable *table = palloc0(sizeof(UdsMappedTable));
 	Oid			types[4] = {OIDOID, JSONBOID, TEXTOID, OIDOID};
 	Datum		values[4] = {ObjectIdGetDatum(entry->target),
 		DirectFunctionCall1(jsonb_in, CStringGetDatum(entry->columns)),
@@ -393,18 +394,33 @@ open_table(const UdsRun *run, const UdsEntry *entry, char **obstacle)
 	*obstacle = uds_spi_text(0, 2);
 	if (*obstacle != NULL)
 		return NULL;
-	mapped->table = uds_spi_text(0, 1);
-	mapped->key = uds_spi_text(0, 3);
-	mapped->key_type = uds_spi_text(0, 4);
-	mapped->stream = quote_literal_cstr(psprintf("{\"records\": \"$\", \"fields\": %s}",
-												 entry->columns));
-	mapped->resource.name = entry->name;
-	mapped->resource.table = mapped->table;
-	mapped->resource.data_type = entry->takes_users ? UDS_TYPE_USER : UDS_TYPE_DEPARTMENT;
+	table->name = uds_spi_text(0, 1);
+	table->key = uds_spi_text(0, 3);
+	table->key_type = uds_spi_text(0, 4);
+	table->key_literal = quote_literal_cstr(entry->key);
+	table->resource.name = entry->name;
+	table->resource.table = table->name;
+	table->resource.data_type = entry->takes_users ? UDS_TYPE_USER : UDS_TYPE_DEPARTMENT;
 	settle = uds_spi_text(0, 5);
 	if (settle != NULL)
 		uds_stage_exec_as_owner(run, settle);
-	list_columns(mapped, types, values);
+	return table;
+}
+
+/* The same, with the pieces of statements. */
+static Mapped *
+open_table(const UdsRun *run, const UdsEntry *entry, char **obstacle)
+{
+	UdsMappedTable *table = uds_mapped_open(run, entry, obstacle);
+	Mapped	   *mapped;
+
+	if (table == NULL)
+		return NULL;
+	mapped = palloc0(sizeof(Mapped));
+	mapped->table = table;
+	mapped->stream = quote_literal_cstr(psprintf("{\"records\": \"$\", \"fields\": %s}",
+												 entry->columns));
+	list_columns(entry, mapped);
 	return mapped;
 }
 
@@ -414,10 +430,10 @@ expand(const UdsEntry *entry, const Mapped *mapped, const char *sql)
 {
 	return uds_stage_expand(sql,
 							"resource", entry->literal,
-							"table", mapped->table,
-							"key", mapped->key,
-							"key_literal", mapped->key_literal,
-							"key_type", mapped->key_type,
+							"table", mapped->table->name,
+							"key", mapped->table->key,
+							"key_literal", mapped->table->key_literal,
+							"key_type", mapped->table->key_type,
 							"stream", mapped->stream,
 							"columns", mapped->columns.data,
 							"new", mapped->new.data,
@@ -443,7 +459,7 @@ write_rows(const UdsRun *run, const UdsEntry *entry, const Mapped *mapped,
 		.keeps_rows = true
 	};
 
-	if (uds_stage_isolate(run, &mapped->resource, &statement))
+	if (uds_stage_isolate(run, &mapped->table->resource, &statement))
 		uds_resources_set_aside(run, entry);
 }
 
@@ -464,8 +480,8 @@ uds_mapped_withdraw(const UdsRun *run, const UdsEntry *entry)
 	if (uds_stage_exec(run, uds_stage_expand(say_sql,
 											 "resource", entry->literal,
 											 "stream", mapped->stream,
-											 "data_type", mapped->resource.data_type,
-											 "given", uds_resources_given(run, entry, mapped->resource.data_type),
+											 "data_type", mapped->table->resource.data_type,
+											 "given", uds_resources_given(run, entry, mapped->table->resource.data_type),
 											 NULL)) == 0)
 		return;
 	uds_stage_analyze(run, "uds_said");
@@ -517,5 +533,5 @@ uds_mapped_write(const UdsRun *run, const UdsEntry *entry)
 		return;
 	if (uds_stage_count(run, expand(entry, mapped, wanted_sql)) > 0)
 		write_wanted(run, entry, mapped);
-	uds_resources_settle_errors(run, entry, mapped->resource.data_type);
+	uds_resources_settle_errors(run, entry, mapped->table->resource.data_type);
 }

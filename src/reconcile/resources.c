@@ -61,10 +61,13 @@ static const char *const create_sql[] = {
 	"CREATE TEMP TABLE uds_keyed"
 	"(n bigint, key text, found text, linked text)",
 
-	/* what rows of mapped tables should be; leave as in uds_desired, or keep */
+	/*
+	 * what rows of mapped tables should be; is_ours: a sync made it; leave as
+	 * in uds_desired, or keep
+	 */
 	"CREATE TEMP TABLE uds_wanted"
 	"(n bigint GENERATED ALWAYS AS IDENTITY, resource text, record_id bigint, uid text,"
-	" old_key text, key text, is_new boolean, leave text, said jsonb)",
+	" old_key text, key text, is_new boolean, is_ours boolean, leave text, said jsonb)",
 
 	/* those that differ */
 	"CREATE TEMP TABLE uds_altered"
@@ -156,6 +159,7 @@ static const char *const set_aside_sql[] = {
 	"   AND d.record_id = s.record_id AND s.error IS NOT NULL"
 };
 
+/* The first is for an undo, too. */
 static const char *const settle_errors_sql[] = {
 	"INSERT INTO uds_rejected (n, data_type, uid, resource, pk, sqlstate, message, record)"
 	"SELECT s.given, '{data_type}', s.uid, {resource}, s.record_id, s.sqlstate, s.error, s.data"
@@ -380,14 +384,16 @@ uds_resources_set_aside(const UdsRun *run, const UdsEntry *entry)
 
 /*
  * Makes error rows of all that the resource refused, and notes it for the
- * next task.  To be called when the resource is done with a type.
+ * next task, but for what an undo should have put back.  To be called when
+ * the resource is done with a type.
  */
 void
 uds_resources_settle_errors(const UdsRun *run, const UdsEntry *entry, const char *data_type)
 {
 	char	   *given = uds_resources_given(run, entry, data_type);
+	bool		undo = strcmp(run->task->kind, "undo") == 0;
 
-	for (int i = 0; i < lengthof(settle_errors_sql); i++)
+	for (int i = 0; i < (undo ? 1 : lengthof(settle_errors_sql)); i++)
 		uds_stage_exec(run, uds_stage_expand(settle_errors_sql[i],
 											 "resource", entry->literal,
 											 "data_type", data_type,

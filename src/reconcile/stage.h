@@ -65,6 +65,16 @@ typedef struct UdsEntry
 	const char *function;		/* "f(bigint)", instead of a table */
 } UdsEntry;
 
+/* A mapped table as it is now, its names quoted. */
+typedef struct UdsMappedTable
+{
+	UdsResource resource;		/* for error rows */
+	char	   *name;			/* qualified */
+	char	   *key;
+	char	   *key_literal;
+	char	   *key_type;
+} UdsMappedTable;
+
 /* A subtransaction. */
 typedef struct UdsPart
 {
@@ -147,6 +157,8 @@ extern void uds_resources_refuse(const UdsRun *run, const UdsEntry *entry,
 								 const char *reason);
 
 /* mapped.c */
+extern UdsMappedTable *uds_mapped_open(const UdsRun *run, const UdsEntry *entry,
+									   char **obstacle);
 extern void uds_mapped_withdraw(const UdsRun *run, const UdsEntry *entry);
 extern void uds_mapped_write(const UdsRun *run, const UdsEntry *entry);
 
@@ -174,6 +186,9 @@ extern void uds_undo_look(const UdsRun *run);
 extern void uds_undo_follow(const UdsRun *run);
 extern void uds_undo_write(const UdsRun *run);
 extern void uds_undo_write_last(const UdsRun *run);
+extern void uds_undo_look_mapped(const UdsRun *run, StringInfo mapped);
+extern void uds_undo_withdraw_mapped(const UdsRun *run);
+extern void uds_undo_write_mapped(const UdsRun *run);
 
 /* pending.c */
 extern void uds_pending_recall(const UdsRun *run, const UdsResource *resource);

@@ -44,7 +44,8 @@ static const char *const require_sql =
 " WHERE t.id = $1";
 
 /*
- * A row of a target table each, with what becomes of it; state: left, was
+ * A row of a target table each, with what becomes of it; id: of a mapped
+ * table, whose keys are of any type, a number below 0; state: left, was
  * (it is as before the task already), with (it goes with its user), kept (it
  * stays with its user), NULL to be written
  */
@@ -85,7 +86,7 @@ static const char *const fold_sql =
 "             uds.merge_records(c.after ORDER BY c.seq) AS after"
 "        FROM uds.changes c"
 "       WHERE c.task_id = {undone} AND c.applied"
-"         AND c.resource IN ('departments', 'users', 'members')"
+"         AND {which}"
 "         AND (c.action <> 'link' OR c.resource = 'members')"
 "       GROUP BY c.resource, c.pk),"
 "     tree AS"
@@ -102,7 +103,8 @@ static const char *const fold_sql =
 "        JOIN net c ON c.resource = 'departments' AND c.is_gone"
 "                  AND c.before ->> 'parent_id' = t.pk) "
 "SELECT f.resource, f.pk,"
-"       split_part(f.pk, ':', CASE f.resource WHEN 'members' THEN 2 ELSE 1 END)::bigint,"
+"       CASE WHEN f.resource IN ('departments', 'users', 'members')"
+"            THEN split_part(f.pk, ':', CASE f.resource WHEN 'members' THEN 2 ELSE 1 END)::bigint END,"
 "       CASE f.resource WHEN 'members' THEN split_part(f.pk, ':', 1)::bigint END,"
 "       f.uid, f.how,"
 "       CASE WHEN f.how = 'update'"
@@ -122,6 +124,31 @@ static const char *const fold_sql =
 "           AND (n.is_new OR n.is_gone OR n.before <> n.after)) AS f"
 "  LEFT JOIN tree t ON t.pk = f.pk AND f.resource = 'departments'"
 " ORDER BY f.resource, t.depth, f.pk";
+
+#define IS_BUILTIN "c.resource IN ('departments', 'users', 'members')"
+
+/* What functions did they take back themselves. */
+#define IS_MAPPED \
+"NOT " IS_BUILTIN \
+" AND NOT EXISTS (SELECT 1 FROM uds.resources r WHERE r.name = c.resource AND r.apply IS NOT NULL)"
+
+static const char *const number_sql =
+"UPDATE uds_undone SET id = -n WHERE id IS NULL";
+
+static const char *const forgotten_sql =
+"UPDATE uds_undone x"
+"   SET state = 'left', message = format('%s is not mapped any more, left alone', x.resource)"
+" WHERE x.id < 0 AND x.resource <> ALL ({mapped}::text[])";
+
+/* Rows of mapped tables that a record of another source stands behind. */
+static const char *const keep_shared_sql =
+"UPDATE uds_undone x"
+"   SET state = 'left', message = '" CHANGED_SINCE "'"
+" WHERE x.id < 0 AND x.how = 'delete' AND x.state IS NULL"
+"   AND EXISTS (SELECT 1"
+"                 FROM uds.record_resources l"
+"                 JOIN uds.records r ON r.id = l.record_id AND NOT r.deleted"
+"                WHERE l.resource = x.resource AND l.resource_pk = x.pk AND r.source_id <> $1)";
 
 static const char *const judge_sql =
 "UPDATE uds_undone x"
@@ -249,7 +276,8 @@ static const char *const keep_used_sql =
 
 static const char *const report_sql =
 "INSERT INTO uds_rejected (n, data_type, uid, resource, pk, sqlstate, message, record)"
-"SELECT x.n, CASE x.resource WHEN 'departments' THEN 'department' ELSE 'user' END,"
+"SELECT x.n,"
+"       coalesce((SELECT r.accepts[1] FROM uds.resources r WHERE r.name = x.resource), 'user'),"
 "       x.uid, x.resource, x.id, '55000', x.message,"
 "       jsonb_build_object('pk', x.pk, 'before', x.before, 'after', x.after)"
 "  FROM uds_undone x"
@@ -322,7 +350,7 @@ report(const UdsRun *run)
 static void
 decide(UdsRun *run, const char *undone)
 {
-	uds_stage_exec(run, uds_stage_expand(fold_sql, "undone", undone, NULL));
+	uds_stage_exec(run, uds_stage_expand(fold_sql, "undone", undone, "which", IS_BUILTIN, NULL));
 	run->small = uds_stage_count(run, "SELECT count(*) FROM uds_undone") <= SMALL_UNDO;
 	uds_stage_analyze(run, "uds_undone");
 	uds_undo_look(run);
@@ -339,6 +367,28 @@ decide(UdsRun *run, const char *undone)
 											 "table", uds_users.table,
 											 "data_type", uds_users.data_type,
 											 "column", *column, NULL));
+}
+
+/*
+ * The same for mapped tables.  What their records are is decided already: a
+ * row is put back if it is as the task left it, and else reported.
+ */
+static void
+decide_mapped(const UdsRun *run, const char *undone)
+{
+	StringInfoData mapped;
+
+	if (uds_stage_exec(run, uds_stage_expand(fold_sql, "undone", undone, "which", IS_MAPPED, NULL)) == 0)
+		return;
+	uds_stage_exec(run, number_sql);
+	initStringInfo(&mapped);
+	uds_undo_look_mapped(run, &mapped);
+	uds_stage_exec(run, uds_stage_expand(forgotten_sql, "mapped",
+										 psprintf("ARRAY[%s]", mapped.data), NULL));
+	uds_stage_exec(run, judge_sql);
+	uds_stage_exec(run, keep_shared_sql);
+	report(run);
+	uds_journal_note_undo(run);
 }
 
 /* What came of it, in a sentence for people. */
@@ -382,24 +432,33 @@ uds_undo_run(const UdsTask *task, const UdsSource *source, UdsTaskCounts *counts
 {
 	UdsRun		run = {0};
 	char	   *undone = psprintf(INT64_FORMAT, task->retry_of);
+	ListCell   *lc;
 
 	uds_progress_phase(UDS_PHASE_APPLY);
 	uds_run_prepare(&run, task, source, false);
 	uds_undo_require(task->retry_of, task->id);
 	uds_stage_create(&run);
+	run.entries = uds_resources_list(&run);
+	uds_resources_create_stage(&run);
 	for (int i = 0; i < lengthof(create_sql); i++)
 		uds_spi_exec(create_sql[i], 0, NULL, NULL, NULL);
 	uds_spi_exec(uds_stage_expand(grant_sql, "owner", run.owner, NULL), 0, NULL, NULL, NULL);
 
 	decide(&run, undone);
 	uds_journal_note_undo(&run);
+	decide_mapped(&run, undone);
 	uds_stage_exec(&run, leaving_sql);
 	uds_pending_note_leaving(&run);
+	uds_undo_withdraw_mapped(&run);
 	uds_undo_write(&run);
 	if (uds_stage_exec(&run, keep_used_sql) > 0)
 		report(&run);
 	uds_undo_write_last(&run);
 	uds_departments_mark_leaves(&run);
+	uds_undo_write_mapped(&run);
+	foreach(lc, run.entries)
+		if (((UdsEntry *) lfirst(lc))->function != NULL)
+			uds_applied_undo(&run, lfirst(lc));
 	uds_journal_put_back(&run, undone);
 
 	uds_outcome_count(&run, counts);
@@ -407,5 +466,6 @@ uds_undo_run(const UdsTask *task, const UdsSource *source, UdsTaskCounts *counts
 	uds_outcome_notify(&run, counts);
 	*message = summarize(task->retry_of, counts);
 	uds_stage_drop();
+	uds_resources_drop_stage(&run);
 	return counts->failed > 0 ? "partial" : "success";
 }

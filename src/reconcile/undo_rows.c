@@ -69,7 +69,7 @@ static const char *const update_sql =
 "WITH written AS"
 "     (UPDATE {table} AS t"
 "         SET {assignments}"
-"        FROM (SELECT x.n, x.id, x.department_id, jsonb_populate_record(t, x.before) AS p"
+"        FROM (SELECT x.n, x.id, x.department_id, x.pk, jsonb_populate_record(t, x.before) AS p"
 "                FROM uds_undone x"
 "                JOIN {table} t ON {key}"
 "               WHERE x.resource = '{resource}' AND x.how = 'update' AND x.state IS NULL{rows}"
@@ -77,7 +77,7 @@ static const char *const update_sql =
 "       WHERE {key}"
 "   RETURNING x.n)"
 "INSERT INTO uds_changed (resource, pk, uid, action, before, after)"
-"SELECT x.resource, x.pk, x.uid,"
+"SELECT x.resource, {new_pk}, x.uid,"
 "       CASE WHEN x.resource = 'members' OR NOT x.before ? 'enabled' THEN 'update'"
 "            WHEN x.before @> '{\"enabled\": true}' THEN 'enable'"
 "            ELSE 'disable' END,"
@@ -112,11 +112,20 @@ static const char *const along_sql =
 "             to_jsonb(u) - 'uid'"
 "        FROM unlinked u),";
 
-/* Columns that can be written: name, literal, default, and whether an update sets it. */
+/*
+ * Columns that can be written: name, literal, default, and whether an update
+ * sets it: $2 those that it does not; $3 the resource, where it sets only
+ * those that change.
+ */
 static const char *const columns_sql =
 "SELECT quote_ident(a.attname), quote_literal(a.attname),"
 "       coalesce(pg_get_expr(d.adbin, d.adrelid), 'NULL'),"
-"       a.attidentity = '' AND a.attname <> ALL ('{id,department_id,user_id,created_at,updated_at,is_leaf}')"
+"       a.attidentity = '' AND a.attname <> ALL ($2::text[])"
+"       AND ($3 IS NULL"
+"            OR EXISTS (SELECT 1"
+"                         FROM uds_undone x"
+"                        WHERE x.resource = $3 AND x.how = 'update' AND x.state IS NULL"
+"                          AND x.before ? a.attname::text))"
 "  FROM pg_attribute a"
 "  LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum"
 " WHERE a.attrelid = $1::regclass AND a.attnum > 0 AND NOT a.attisdropped"
@@ -129,19 +138,29 @@ typedef struct Target
 	const char *name;
 	const char *table;
 	const char *key;			/* row "t" of it is the one that "x" means */
+	const char *new_pk;			/* its key once "x" is updated */
 	const UdsResource *resource;	/* whose records are blamed */
 	const char *touch;			/* further assignment of an update */
+	const char *reckoned;		/* text[]: columns that are not compared */
+	const char *fixed;			/* text[]: and those that are not put back */
+	bool		mapped;
 } Target;
 
+#define RECKONED "{id,is_leaf,created_at,updated_at}"
+#define FIXED "{id,department_id,user_id,created_at,updated_at,is_leaf}"
+
 static const Target departments = {
-	"departments", "uds.departments", "t.id = x.id", &uds_departments, "updated_at = now()"
+	"departments", "uds.departments", "t.id = x.id", "x.pk", &uds_departments,
+	"updated_at = now()", RECKONED, FIXED, false
 };
 static const Target users = {
-	"users", "uds.users", "t.id = x.id", &uds_users, "updated_at = now()"
+	"users", "uds.users", "t.id = x.id", "x.pk", &uds_users,
+	"updated_at = now()", RECKONED, FIXED, false
 };
 static const Target members = {
 	"members", "uds.department_members",
-	"t.user_id = x.id AND t.department_id = x.department_id", &uds_users, NULL
+	"t.user_id = x.id AND t.department_id = x.department_id", "x.pk", &uds_users,
+	NULL, RECKONED, FIXED, false
 };
 
 static char *
@@ -151,7 +170,8 @@ expand(const Target *target, const char *sql)
 							"resource", target->name,
 							"table", target->table,
 							"key", target->key,
-							"reckoned", "'{id,is_leaf,created_at,updated_at}'::text[]",
+							"new_pk", target->new_pk,
+							"reckoned", psprintf("'%s'::text[]", target->reckoned),
 							NULL);
 }
 
@@ -202,18 +222,28 @@ delete_rows(const UdsRun *run, const Target *target)
 									"along", target == &users ? along_sql : "", NULL));
 }
 
+/* Looks up the columns of a target; returns how many there are. */
+static uint64
+find_columns(const Target *target)
+{
+	Oid			types[3] = {TEXTOID, TEXTOID, TEXTOID};
+	Datum		values[3] = {CStringGetTextDatum(target->table),
+		CStringGetTextDatum(target->fixed),
+	CStringGetTextDatum(target->name)};
+
+	return uds_spi_exec(columns_sql, 3, types, values, target->mapped ? "   " : "  n");
+}
+
 static void
 update_rows(const UdsRun *run, const Target *target)
 {
-	Oid			types[1] = {TEXTOID};
-	Datum		values[1] = {CStringGetTextDatum(target->table)};
 	StringInfoData assignments;
 	uint64		n;
 
 	if (!has_rows(run, target, "update"))
 		return;
 	initStringInfo(&assignments);
-	n = uds_spi_exec(columns_sql, 1, types, values, NULL);
+	n = find_columns(target);
 	for (uint64 i = 0; i < n; i++)
 		if (uds_spi_text(i, 4)[0] == 't')
 			appendStringInfo(&assignments, "%s%s = (x.p).%s",
@@ -229,8 +259,6 @@ update_rows(const UdsRun *run, const Target *target)
 static void
 insert_rows(const UdsRun *run, const Target *target)
 {
-	Oid			types[1] = {TEXTOID};
-	Datum		values[1] = {CStringGetTextDatum(target->table)};
 	StringInfoData all;
 	StringInfoData inserts;
 	uint64		n;
@@ -239,7 +267,7 @@ insert_rows(const UdsRun *run, const Target *target)
 		return;
 	initStringInfo(&all);
 	initStringInfo(&inserts);
-	n = uds_spi_exec(columns_sql, 1, types, values, NULL);
+	n = find_columns(target);
 	for (uint64 i = 0; i < n; i++)
 	{
 		const char *comma = i > 0 ? ", " : "";
@@ -291,4 +319,80 @@ void
 uds_undo_write_last(const UdsRun *run)
 {
 	delete_rows(run, &departments);
+}
+
+/* A mapped table; false if it cannot be written any more. */
+static bool
+open_mapped(const UdsRun *run, const UdsEntry *entry, Target *target)
+{
+	UdsMappedTable *table;
+	char	   *obstacle;
+
+	if (entry->builtin || entry->function != NULL)
+		return false;
+	table = uds_mapped_open(run, entry, &obstacle);
+	if (table == NULL)
+		return false;
+	memset(target, 0, sizeof(Target));
+	target->name = entry->name;
+	target->table = table->name;
+	target->key = psprintf("t.%s = CAST(x.pk AS %s)", table->key, table->key_type);
+	target->new_pk = psprintf("coalesce(CAST(x.before ->> %s AS %s)::text, x.pk)",
+							  table->key_literal, table->key_type);
+	target->resource = &table->resource;
+	target->reckoned = target->fixed = "{}";
+	target->mapped = true;
+	return true;
+}
+
+/*
+ * Compares the rows of mapped tables in undone, and appends the names of the
+ * resources that can be written to "mapped", as SQL literals.
+ */
+void
+uds_undo_look_mapped(const UdsRun *run, StringInfo mapped)
+{
+	ListCell   *lc;
+	Target		target;
+
+	foreach(lc, run->entries)
+	{
+		const UdsEntry *entry = lfirst(lc);
+
+		if (!open_mapped(run, entry, &target))
+			continue;
+		write_rows(run, &target, expand(&target, look_sql));
+		appendStringInfo(mapped, "%s%s", mapped->len > 0 ? ", " : "", entry->literal);
+	}
+}
+
+/*
+ * Deletes the rows of mapped tables that the task made, in the reverse order
+ * of the resources.
+ */
+void
+uds_undo_withdraw_mapped(const UdsRun *run)
+{
+	Target		target;
+
+	for (int i = list_length(run->entries) - 1; i >= 0; i--)
+		if (open_mapped(run, list_nth(run->entries, i), &target))
+			delete_rows(run, &target);
+}
+
+/*
+ * Puts back the others.
+ */
+void
+uds_undo_write_mapped(const UdsRun *run)
+{
+	ListCell   *lc;
+	Target		target;
+
+	foreach(lc, run->entries)
+		if (open_mapped(run, lfirst(lc), &target))
+		{
+			update_rows(run, &target);
+			insert_rows(run, &target);
+		}
 }
