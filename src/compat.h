@@ -37,4 +37,15 @@
 #define UDS_MODULE_MAGIC PG_MODULE_MAGIC
 #endif
 
+/* 18 counts frozen pages too; the macro needs commands/vacuum.h */
+#if PG_VERSION_NUM >= 180000
+#define uds_set_relstats(rel, pages, tuples) \
+	vac_update_relstats((rel), (pages), (tuples), 0, 0, false, InvalidTransactionId, \
+						InvalidMultiXactId, NULL, NULL, false)
+#else
+#define uds_set_relstats(rel, pages, tuples) \
+	vac_update_relstats((rel), (pages), (tuples), 0, false, InvalidTransactionId, \
+						InvalidMultiXactId, NULL, NULL, false)
+#endif
+
 #endif							/* UDS_COMPAT_H */

@@ -119,13 +119,18 @@ uds_spi_keep_plans(bool keep)
 	keep_plans = keep;
 }
 
-/* Forgets all plans: texts vary with sources and columns, but not without end. */
-static void
-forget_plans(void)
+/*
+ * Forgets all kept plans: because there are many, or because tables have
+ * outgrown what they were made for.  Not while one of them runs.
+ */
+void
+uds_spi_forget_plans(void)
 {
 	HASH_SEQ_STATUS status;
 	KeptPlan   *kept;
 
+	if (kept_plans == NULL)
+		return;
 	hash_seq_init(&status, kept_plans);
 	while ((kept = hash_seq_search(&status)) != NULL)
 	{
@@ -146,7 +151,7 @@ find_plan(const char *sql, int nargs, Oid *types)
 	bool		found;
 
 	if (kept_plans != NULL && hash_get_num_entries(kept_plans) >= MAX_KEPT_PLANS)
-		forget_plans();
+		uds_spi_forget_plans();
 	if (kept_plans == NULL)
 	{
 		HASHCTL		ctl = {.keysize = PLAN_KEY,.entrysize = sizeof(KeptPlan)};
@@ -160,7 +165,7 @@ find_plan(const char *sql, int nargs, Oid *types)
 	if (kept != NULL && strcmp(kept->sql, sql) == 0)
 		return kept->plan;
 
-	plan = SPI_prepare(sql, nargs, types);
+	plan = SPI_prepare_cursor(sql, nargs, types, CURSOR_OPT_GENERIC_PLAN);
 	if (plan == NULL)
 		elog(ERROR, "could not prepare \"%s\": %s", sql,
 			 SPI_result_code_string(SPI_result));

@@ -62,14 +62,26 @@ static const char *const named_by_departments_sql =
 "  JOIN uds.source_types t ON t.name = s.type"
 " WHERE w.resource = 'departments' AND NOT w.gone AND w.data ->> 'parentUid' <> ''";
 
-/* Of other sources on the same rows, everything they name may matter. */
+/* All departments that the live records behind the rows in desired name. */
 static const char *const needed_sql =
 "INSERT INTO uds_needed (source_id, uid_key)"
-"SELECT DISTINCT n.source_id, n.uid_key FROM ({named}) AS n";
+"SELECT DISTINCT l.source_id, CASE WHEN l.fold_departments THEN lower(e.uid) ELSE e.uid END"
+"  FROM ({live}) AS l"
+" CROSS JOIN LATERAL ({uids}) AS e"
+" WHERE e.uid <> ''";
+
+static const char *const uids_of_users_sql =
+"SELECT CASE jsonb_typeof(a.value) WHEN 'object' THEN a.value ->> 'uid'"
+"                                  ELSE a.value #>> '{}' END AS uid"
+"  FROM jsonb_array_elements(CASE jsonb_typeof(l.data -> 'departments')"
+"                                 WHEN 'array' THEN l.data -> 'departments'"
+"                                 ELSE '[]' END) AS a (value)";
+
+static const char *const uids_of_departments_sql =
+"SELECT l.data ->> 'parentUid' AS uid";
 
 static const char *const only_needed_sql =
-"AND (r.source_id <> $1"
-"     OR r.uid_key = ANY (ARRAY(SELECT n.uid_key FROM uds_needed n)))";
+"AND (r.source_id, r.uid_key) IN (SELECT n.source_id, n.uid_key FROM uds_needed n)";
 
 /* A row that is to go is nothing to refer to any more. */
 static const char *const staying_sql =
@@ -159,8 +171,11 @@ uds_departments_refer(const UdsRun *run, const UdsResource *resource)
 	uds_stage_clear(run, "uds_department_ref");
 	uds_stage_clear(run, "uds_needed");
 	if (run->small)
-		uds_stage_exec(run, uds_stage_expand(needed_sql, "named",
-											 uds_departments_of_record(resource), NULL));
+		uds_stage_exec(run, uds_stage_expand(needed_sql,
+											 "live", uds_stage_live(run, resource),
+											 "uids", resource == &uds_users ?
+											 uids_of_users_sql : uids_of_departments_sql,
+											 NULL));
 	uds_stage_exec(run, uds_stage_expand(refer_sql,
 										 "staying_work", staying_sql,
 										 "only_needed", run->small ? only_needed_sql : "",

@@ -192,26 +192,6 @@ make_reply(int64 task, const Envelope *envelope)
 	return uds_spi_value(reply_sql, 3, types, values, NULL, &isnull);
 }
 
-/* Switches a planner setting off, for the caller's level of settings. */
-static void
-switch_off(const char *setting)
-{
-	(void) set_config_option(setting, "off", PGC_USERSET, PGC_S_SESSION,
-							 GUC_ACTION_SAVE, true, 0, false);
-}
-
-/*
- * Plans of small pushes are kept from one to the next, and so must be good
- * for tables of any size: made while a table is empty, they would read it
- * whole for ever after.
- */
-static void
-keep_plans(void)
-{
-	switch_off("enable_seqscan");
-	uds_spi_keep_plans(true);
-}
-
 /* Takes what was pushed; the reply, as jsonb in SPI's memory. */
 static Datum
 take(Datum data, Oid caller)
@@ -226,9 +206,11 @@ take(Datum data, Oid caller)
 	instr_time	end;
 
 	INSTR_TIME_SET_CURRENT(start);
-	switch_off("jit");			/* compiling takes longer than running */
-	if (envelope->all <= UDS_SMALL_TASK)
-		keep_plans();
+
+	/* compiling takes longer than running */
+	(void) set_config_option("jit", "off", PGC_USERSET, PGC_S_SESSION,
+							 GUC_ACTION_SAVE, true, 0, false);
+	uds_spi_keep_plans(envelope->all <= UDS_SMALL_TASK);
 	source = find_source(envelope);
 	task.source_id = source->id;
 	task.id = begin_task(source, caller);

@@ -18,17 +18,23 @@
 #include "postgres.h"
 
 #include "access/htup_details.h"
+#include "access/multixact.h"
+#include "access/table.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_type.h"
+#include "commands/vacuum.h"
 #include "executor/spi.h"
 #include "lib/stringinfo.h"
 #include "miscadmin.h"
+#include "nodes/makefuncs.h"
+#include "storage/bufmgr.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/syscache.h"
 
+#include "compat.h"
 #include "reconcile/stage.h"
 
 static const char *const create_sql[] = {
@@ -223,6 +229,50 @@ check_constraints_now(const UdsRun *run)
 }
 
 /*
+ * Tells the planner that a stage relation is small.  It would take an empty
+ * table that was never analyzed for one of a thousand rows, and read a target
+ * table from end to end rather than look that many rows up.
+ */
+static void
+claim_small(const char *name)
+{
+	Relation	rel = table_open(RelnameGetRelid(name), AccessShareLock);
+
+	uds_set_relstats(rel, 1, 1);
+	table_close(rel, NoLock);
+}
+
+/*
+ * Forgets plans that were made while the tables had half their size or less.
+ * What was planned for an empty table would read it whole for ever after; it
+ * need not be analyzed before it is large.
+ */
+static void
+forget_outgrown_plans(void)
+{
+	static const char *const grown[] = {
+		"users", "departments", "department_members", "records", "record_resources"
+	};
+	static BlockNumber planned[lengthof(grown)];
+	BlockNumber present[lengthof(grown)];
+	bool		outgrown = false;
+
+	for (int i = 0; i < lengthof(grown); i++)
+	{
+		Relation	rel = table_openrv(makeRangeVar("uds", (char *) grown[i], -1),
+									   AccessShareLock);
+
+		present[i] = RelationGetNumberOfBlocks(rel);
+		outgrown |= present[i] > 2 * planned[i] + 1;
+		table_close(rel, NoLock);
+	}
+	if (!outgrown)
+		return;
+	uds_spi_forget_plans();
+	memcpy(planned, present, sizeof(planned));
+}
+
+/*
  * Makes the stage relations ready and empty.  They are made once in a session
  * and used again: making them takes longer than all that a small push does.
  */
@@ -231,6 +281,8 @@ uds_stage_create(const UdsRun *run)
 {
 	Oid			last;
 
+	if (run->small)
+		forget_outgrown_plans();
 	if (stage_exists(&last))
 	{
 		for (int i = 0; i < lengthof(create_sql); i++)
@@ -239,7 +291,10 @@ uds_stage_create(const UdsRun *run)
 	else
 	{
 		for (int i = 0; i < lengthof(create_sql); i++)
+		{
 			SPI_execute(create_sql[i], false, 0);
+			claim_small(relation_name(i));
+		}
 		last = RelnameGetRelid(relation_name(lengthof(create_sql) - 1));
 	}
 	if (pg_class_aclcheck(last, run->source->owner, ACL_INSERT) != ACLCHECK_OK)
