@@ -5,6 +5,9 @@
 -- :departments and :users are files with one JSON object a line.
 BEGIN;
 
+-- what uds takes for its tasks, too
+SET LOCAL work_mem = '24MB';
+
 CREATE TEMP TABLE new_departments (doc jsonb);
 CREATE TEMP TABLE new_users (doc jsonb);
 
