@@ -38,13 +38,17 @@ static const char *const function_sql =
 "  LEFT JOIN pg_proc p ON p.oid = f.oid"
 "  LEFT JOIN pg_namespace n ON n.oid = p.pronamespace";
 
-/* Those that changed, and those that the function has not linked yet. */
+/*
+ * Those that changed, and those that the function has not linked yet; not who
+ * had left when first seen.
+ */
 static const char *const say_sql =
 "INSERT INTO uds_said (resource, given, data_type, record_id, uid, data, said, gone, policy, was)"
 "SELECT {resource}, g.n, '{data_type}', g.record_id, g.uid, g.data, g.before, g.gone, g.policy, l.resource_pk"
 "  FROM ({given}) AS g"
 "  LEFT JOIN uds.record_resources l ON l.record_id = g.record_id AND l.resource = {resource}"
-" WHERE g.is_changed OR NOT g.gone AND l.record_id IS NULL"
+" WHERE CASE WHEN g.gone THEN g.is_changed AND (g.before IS NOT NULL OR l.record_id IS NOT NULL)"
+"            ELSE g.is_changed OR l.record_id IS NULL END"
 " ORDER BY g.n";
 
 /* For an undo: the records as they will be once it is done. */

@@ -297,6 +297,7 @@ uds_resources_create_stage(const UdsRun *run)
 		else
 		{
 			SPI_execute(create_sql[i], false, 0);
+			uds_stage_claim_small(relations[i]);
 			relation = RelnameGetRelid(relations[i]);
 		}
 		if (i > 0 && pg_class_aclcheck(relation, run->source->owner, ACL_INSERT) != ACLCHECK_OK)

@@ -233,8 +233,8 @@ check_constraints_now(const UdsRun *run)
  * table that was never analyzed for one of a thousand rows, and read a target
  * table from end to end rather than look that many rows up.
  */
-static void
-claim_small(const char *name)
+void
+uds_stage_claim_small(const char *name)
 {
 	Relation	rel = table_open(RelnameGetRelid(name), AccessShareLock);
 
@@ -293,7 +293,7 @@ uds_stage_create(const UdsRun *run)
 		for (int i = 0; i < lengthof(create_sql); i++)
 		{
 			SPI_execute(create_sql[i], false, 0);
-			claim_small(relation_name(i));
+			uds_stage_claim_small(relation_name(i));
 		}
 		last = RelnameGetRelid(relation_name(lengthof(create_sql) - 1));
 	}

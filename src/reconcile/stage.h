@@ -122,6 +122,7 @@ extern void uds_run_prepare(UdsRun *run, const UdsTask *task,
 /* stage.c */
 extern void uds_stage_create(const UdsRun *run);
 extern void uds_stage_drop(void);
+extern void uds_stage_claim_small(const char *name);
 extern void uds_stage_clear(const UdsRun *run, const char *relation);
 extern void uds_stage_analyze(const UdsRun *run, const char *relation);
 extern char *uds_stage_expand(const char *sql,...);
