@@ -4,16 +4,21 @@
  *		The columns of a target table, as pieces of the statements over it.
  *
  * Tables have columns of the user's own, so these statements are put together
- * for each task.  Runs in the transaction of a task, as the extension's
+ * when these change.  Runs in the transaction of a task, as the extension's
  * owner; reads the system catalogs, locks nothing.
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
+#include "catalog/namespace.h"
 #include "catalog/pg_type.h"
 #include "lib/stringinfo.h"
+#include "nodes/makefuncs.h"
 #include "utils/builtins.h"
+#include "utils/inval.h"
+#include "utils/memutils.h"
+#include "utils/syscache.h"
 
 #include "reconcile/stage.h"
 
@@ -86,12 +91,9 @@ add_column(UdsColumns *lists, const char *name, const char *literal,
 	}
 }
 
-/*
- * Fills *lists, in the current memory context, with the columns that the
- * table has now, those of the user included.
- */
-void
-uds_columns_list(const UdsResource *resource, UdsColumns *lists)
+/* Reads the columns that the table has now, those of the user included. */
+static void
+read_columns(const UdsResource *resource, UdsColumns *lists)
 {
 	Oid			types[4] = {TEXTOID, TEXTOID, TEXTOID, TEXTOID};
 	Datum		values[4];
@@ -147,4 +149,68 @@ uds_columns_list(const UdsResource *resource, UdsColumns *lists)
 					resource->reference);
 	add_column(lists, resource->reference, quote_literal_cstr(resource->reference),
 			   name, "{reference}", false, false);
+}
+
+/* What was read of each table, until it or a type changes. */
+typedef struct Cached
+{
+	Oid			table;			/* InvalidOid: read it again */
+	MemoryContext context;
+	UdsColumns *columns;
+} Cached;
+
+static Cached cached[2];
+
+static void
+forget_table(Datum arg, Oid table)
+{
+	for (int i = 0; i < lengthof(cached); i++)
+		if (table == InvalidOid || table == cached[i].table)
+			cached[i].table = InvalidOid;
+}
+
+static void
+forget_all(Datum arg, int cacheid, uint32 hash)
+{
+	forget_table(arg, InvalidOid);
+}
+
+/*
+ * Returns the columns that the table of a resource has now, those of the user
+ * included.  They are good until the next call for the same resource.
+ */
+const UdsColumns *
+uds_columns_list(const UdsResource *resource)
+{
+	static bool registered = false;
+	Cached	   *place = &cached[resource == &uds_users ? 0 : 1];
+	MemoryContext caller = CurrentMemoryContext;
+	MemoryContext fresh;
+	UdsColumns *columns;
+	Oid			table;
+
+	if (!registered)
+	{
+		CacheRegisterRelcacheCallback(forget_table, (Datum) 0);
+		CacheRegisterSyscacheCallback(TYPEOID, forget_all, (Datum) 0);
+		registered = true;
+	}
+	if (OidIsValid(place->table))
+		return place->columns;
+
+	table = RangeVarGetRelid(makeRangeVar("uds", (char *) resource->name, -1),
+							 AccessShareLock, false);
+	place->table = table;
+	fresh = AllocSetContextCreate(CurrentMemoryContext, "uds columns", ALLOCSET_SMALL_SIZES);
+	MemoryContextSwitchTo(fresh);
+	columns = palloc0(sizeof(UdsColumns));
+	read_columns(resource, columns);
+	MemoryContextSwitchTo(caller);
+
+	if (place->context != NULL)
+		MemoryContextDelete(place->context);
+	MemoryContextSetParent(fresh, TopMemoryContext);
+	place->context = fresh;
+	place->columns = columns;
+	return columns;
 }

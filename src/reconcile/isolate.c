@@ -243,6 +243,8 @@ uds_stage_isolate(const UdsRun *run, const UdsResource *resource,
 	if (uds_part_try(run, run_whole, &isolation) == NULL)
 		return false;
 
+	uds_filled_forget();
+
 	/* from here on single rows must be found fast */
 	if (!run->small)
 	{

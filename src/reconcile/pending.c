@@ -117,6 +117,8 @@ uds_pending_announce(const UdsRun *run)
 void
 uds_pending_recall(const UdsRun *run, const UdsResource *resource)
 {
+	if (!uds_filled("uds_arrived"))
+		return;
 	uds_stage_exec(run, uds_stage_expand(recall_sql,
 										 "resource", resource->name,
 										 "data_type", resource->data_type,
@@ -141,5 +143,7 @@ uds_pending_note(const UdsRun *run, const UdsResource *resource)
 void
 uds_pending_note_leaving(const UdsRun *run)
 {
+	if (!uds_filled("uds_leaving"))
+		return;
 	uds_stage_exec(run, note_leaving_sql);
 }

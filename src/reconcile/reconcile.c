@@ -33,11 +33,27 @@
 static const char *const lock_source_sql =
 "SELECT FROM uds.source_settings WHERE id = $1 FOR NO KEY UPDATE";
 
+/* The order makes it a look into an index, however many records there are. */
 static const char *const shared_sql =
 "SELECT count(*)"
 "  FROM uds.source_settings s"
-" WHERE s.id <> $1"
-"   AND EXISTS (SELECT 1 FROM uds.records r WHERE r.source_id = s.id)";
+" CROSS JOIN LATERAL (SELECT 1"
+"                       FROM uds.records r"
+"                      WHERE r.source_id = s.id"
+"                      ORDER BY r.data_type, r.uid_key"
+"                      LIMIT 1) AS r"
+" WHERE s.id <> $1";
+
+/* The first target table that the role $1 may not write. */
+static const char *const forbidden_sql =
+"SELECT t.name"
+"  FROM unnest('{uds.users,uds.departments,uds.department_members}'::text[]) AS t (name)"
+" WHERE NOT has_schema_privilege($1, 'uds', 'USAGE')"
+"    OR NOT has_table_privilege($1, t.name, 'SELECT')"
+"    OR NOT has_table_privilege($1, t.name, 'INSERT')"
+"    OR NOT has_any_column_privilege($1, t.name, 'UPDATE')"
+"    OR NOT has_table_privilege($1, t.name, 'DELETE')"
+" LIMIT 1";
 
 /* Types that had live records and of which not one came. */
 static const char *const vanished_sql =
@@ -48,15 +64,6 @@ static const char *const vanished_sql =
 "                WHERE r.source_id = $1 AND r.data_type = t.type AND NOT r.deleted)"
 "   AND NOT EXISTS (SELECT 1 FROM uds_incoming i WHERE i.data_type = t.type)"
 " ORDER BY t.type DESC";
-
-static const char *const unchanged_sql =
-"SELECT count(*)"
-"  FROM uds_work w"
-" WHERE NOT w.gone AND w.n IS NOT NULL"
-"   AND NOT EXISTS (SELECT 1"
-"                     FROM uds_changed c"
-"                    WHERE c.resource = '{resource}' AND c.pk = w.pk::text"
-"                      AND c.action <> 'link')";
 
 /* $3 data type, $4 node, $5 message */
 static const char *const skipped_sql =
@@ -101,7 +108,7 @@ static void
 apply_departments(const UdsRun *run, UdsTaskCounts *counts)
 {
 	uds_records_compare(run, &uds_departments, false);
-	if (uds_stage_count(run, "SELECT count(*) FROM uds_work") == 0)
+	if (!uds_filled("uds_work"))
 		return;
 	uds_pending_announce(run);
 	uds_pending_recall(run, &uds_departments);
@@ -111,9 +118,7 @@ apply_departments(const UdsRun *run, UdsTaskCounts *counts)
 	uds_departments_resolve_parents(run);
 	uds_rows_write(run, &uds_departments);
 	uds_pending_note(run, &uds_departments);
-	uds_records_store(run, &uds_departments);
-	counts->unchanged += uds_stage_count(run, uds_stage_expand(unchanged_sql,
-															   "resource", uds_departments.name, NULL));
+	counts->unchanged += uds_records_store(run, &uds_departments);
 }
 
 /* Departments that go: after those who belong to them. */
@@ -134,7 +139,7 @@ apply_users(const UdsRun *run, UdsTaskCounts *counts)
 	counts->unchanged += settled;
 	uds_records_compare(run, &uds_users, settled > 0);
 	uds_pending_recall(run, &uds_users);
-	if (uds_stage_count(run, "SELECT count(*) FROM uds_work") == 0)
+	if (!uds_filled("uds_work"))
 		return;
 	uds_match_users(run);
 	uds_rows_desire(run, &uds_users);
@@ -146,9 +151,7 @@ apply_users(const UdsRun *run, UdsTaskCounts *counts)
 	uds_rows_write(run, &uds_users);
 	uds_members_write(run);
 	uds_pending_note(run, &uds_users);
-	uds_records_store(run, &uds_users);
-	counts->unchanged += uds_stage_count(run, uds_stage_expand(unchanged_sql,
-															   "resource", uds_users.name, NULL));
+	counts->unchanged += uds_records_store(run, &uds_users);
 }
 
 /* What is built in: rows are written in order, and go in reverse order. */
@@ -290,9 +293,8 @@ take_memory(void)
 void
 uds_run_prepare(UdsRun *run, const UdsTask *task, const UdsSource *source, bool complete)
 {
-	static const char *const targets[] = {"uds.users", "uds.departments", "uds.department_members"};
-	Oid			types[2] = {OIDOID, TEXTOID};
-	Datum		values[2] = {ObjectIdGetDatum(source->owner)};
+	Oid			types[1] = {OIDOID};
+	Datum		values[1] = {ObjectIdGetDatum(source->owner)};
 
 	run->task = task;
 	run->source = source;
@@ -310,21 +312,12 @@ uds_run_prepare(UdsRun *run, const UdsTask *task, const UdsSource *source, bool 
 	run->shared = uds_stage_count(run, shared_sql) > 0;
 
 	/* told apart from what a record may be refused for */
-	for (int i = 0; i < lengthof(targets); i++)
-	{
-		values[1] = CStringGetTextDatum(targets[i]);
-		if (uds_spi_exec("SELECT WHERE has_schema_privilege($1, 'uds', 'USAGE')"
-						 "   AND has_table_privilege($1, $2, 'SELECT')"
-						 "   AND has_table_privilege($1, $2, 'INSERT')"
-						 "   AND has_any_column_privilege($1, $2, 'UPDATE')"
-						 "   AND has_table_privilege($1, $2, 'DELETE')",
-						 2, types, values, NULL) == 0)
-			ereport(ERROR,
-					(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-					 errmsg("role %s, the owner of source \"%s\", may not write %s",
-							run->owner, source->name, targets[i]),
-					 errhint("Grant it USAGE on schema uds, and SELECT, INSERT, UPDATE and DELETE on the table.")));
-	}
+	if (uds_spi_exec(forbidden_sql, 1, types, values, NULL) > 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("role %s, the owner of source \"%s\", may not write %s",
+						run->owner, source->name, uds_spi_text(0, 1)),
+				 errhint("Grant it USAGE on schema uds, and SELECT, INSERT, UPDATE and DELETE on the table.")));
 }
 
 /* Everything that writes target tables and our own records of them. */

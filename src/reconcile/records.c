@@ -122,6 +122,18 @@ static const char *const tell_matched_sql =
 "                     FROM uds_changed c"
 "                    WHERE c.resource = '{resource}' AND c.pk = w.pk::text)";
 
+/* Records that changed nothing, and what there is to do with the others. */
+static const char *const facts_sql =
+"SELECT count(*) FILTER (WHERE NOT w.gone AND w.n IS NOT NULL"
+"                          AND NOT EXISTS (SELECT 1"
+"                                            FROM uds_changed c"
+"                                           WHERE c.resource = '{resource}' AND c.pk = w.pk::text"
+"                                             AND c.action <> 'link')),"
+"       coalesce(bool_or(w.is_new), false),"
+"       coalesce(bool_or(w.is_changed AND NOT w.is_new), false),"
+"       coalesce(bool_or(w.link IS NOT NULL), false)"
+"  FROM uds_work w";
+
 static char *
 expand(const UdsRun *run, const UdsResource *resource, const char *sql)
 {
@@ -167,14 +179,30 @@ uds_records_compare(const UdsRun *run, const UdsResource *resource, bool settled
 
 /*
  * Stores the records in work and links them to their rows.  Records that did
- * not change are not touched.
+ * not change are not touched.  Returns how many live ones changed no row.
  */
-void
+int64
 uds_records_store(const UdsRun *run, const UdsResource *resource)
 {
-	uds_stage_exec(run, expand(run, resource, insert_sql));
-	uds_stage_exec(run, expand(run, resource, update_sql));
-	uds_stage_exec(run, expand(run, resource, unlink_sql));
-	uds_stage_exec(run, expand(run, resource, link_sql));
-	uds_stage_exec(run, expand(run, resource, tell_matched_sql));
+	int64		unchanged;
+	bool		inserts;
+	bool		updates;
+	bool		links;
+
+	uds_stage_exec(run, expand(run, resource, facts_sql));
+	unchanged = pg_strtoint64(uds_spi_text(0, 1));
+	inserts = uds_spi_text(0, 2)[0] == 't';
+	updates = uds_spi_text(0, 3)[0] == 't';
+	links = uds_spi_text(0, 4)[0] == 't';
+	if (inserts)
+		uds_stage_exec(run, expand(run, resource, insert_sql));
+	if (updates)
+		uds_stage_exec(run, expand(run, resource, update_sql));
+	if (links)
+	{
+		uds_stage_exec(run, expand(run, resource, unlink_sql));
+		uds_stage_exec(run, expand(run, resource, link_sql));
+		uds_stage_exec(run, expand(run, resource, tell_matched_sql));
+	}
+	return unchanged;
 }

@@ -82,18 +82,19 @@ static const char *const single_sql =
  * disabled where another would be deleted.
  */
 static const char *const desire_sql =
-"INSERT INTO uds_desired (n, pk, uid, merged, is_new, leave, was_disabled, is_disabled)"
+"INSERT INTO uds_desired (n, pk, uid, merged, is_new, leave, noted, was_disabled, is_disabled)"
 "SELECT row_number() OVER (), q.pk, q.uid, q.data - '{unsettable}'::text[], q.is_new,"
 "       CASE WHEN NOT q.may_leave THEN NULL"
 "            WHEN q.policy = 'delete' AND NOT q.is_ours THEN 'disable'"
 "            ELSE q.policy END,"
-"       q.was_disabled,"
+"       q.noted, q.was_disabled,"
 "       CASE WHEN q.policy IS NOT NULL THEN q.may_leave OR q.was_disabled"
 "            WHEN jsonb_typeof(q.data -> 'enabled') <> 'null'"
 "            THEN NOT (q.data ->> 'enabled')::boolean"
 "            WHEN q.is_back THEN false"
 "            ELSE q.was_disabled END"
-"  FROM (SELECT p.*, o.resource_pk IS NOT NULL AND NOT (o.by_hand AND p.policy IS NULL) AS was_disabled,"
+"  FROM (SELECT p.*, o.resource_pk IS NOT NULL AS noted,"
+"               o.resource_pk IS NOT NULL AND NOT (o.by_hand AND p.policy IS NULL) AS was_disabled,"
 "               {may_leave} AS may_leave,"
 "               p.policy = 'delete'"
 "               AND EXISTS (SELECT 1"
@@ -242,6 +243,12 @@ static const char *const enabled_again_sql =
 "   AND (d.was_disabled AND (NOT d.is_disabled OR d.leave = 'delete')"
 "        OR o.by_hand AND d.leave IS DISTINCT FROM 'disable')";
 
+/* What there is to do at all: rows to insert, to update, to note as disabled. */
+static const char *const facts_sql =
+"SELECT coalesce(bool_or(is_new), false), coalesce(bool_or(NOT is_new), false),"
+"       coalesce(bool_or(noted OR is_disabled), false)"
+"  FROM uds_desired";
+
 static const char *const leaving_sql =
 "INSERT INTO uds_leaving (resource, pk, uid)"
 "SELECT '{resource}', pk, uid"
@@ -317,7 +324,7 @@ write_rows(const UdsRun *run, const UdsResource *resource, const char *sql)
 
 /* Updates the rows that differ. */
 static void
-update_rows(const UdsRun *run, const UdsResource *resource, UdsColumns *columns)
+update_rows(const UdsRun *run, const UdsResource *resource, const UdsColumns *columns)
 {
 	char	   *new_all = uds_stage_expand(new_sql, "differing", "", NULL);
 	char	   *new_differing = uds_stage_expand(new_sql, "differing",
@@ -331,7 +338,7 @@ update_rows(const UdsRun *run, const UdsResource *resource, UdsColumns *columns)
 											   "pairs", columns->pairs.data,
 											   "values", columns->values.data,
 											   "old", columns->old.data, NULL));
-	if (uds_stage_count(run, "SELECT count(*) FROM uds_differing") == 0)
+	if (!uds_filled("uds_differing"))
 		return;
 	uds_stage_analyze(run, "uds_differing");
 	write_rows(run, resource, uds_stage_expand(update_sql,
@@ -342,10 +349,8 @@ update_rows(const UdsRun *run, const UdsResource *resource, UdsColumns *columns)
 
 /* Inserts the rows that are new. */
 static void
-insert_rows(const UdsRun *run, const UdsResource *resource, UdsColumns *columns)
+insert_rows(const UdsRun *run, const UdsResource *resource, const UdsColumns *columns)
 {
-	if (uds_stage_count(run, "SELECT count(*) FROM uds_desired WHERE is_new") == 0)
-		return;
 	if (!write_rows(run, resource, uds_stage_expand(insert_sql,
 													"columns", columns->names.data,
 													"set", columns->set.data,
@@ -366,21 +371,27 @@ insert_rows(const UdsRun *run, const UdsResource *resource, UdsColumns *columns)
 void
 uds_rows_write(const UdsRun *run, const UdsResource *resource)
 {
-	UdsColumns	columns;
+	const UdsColumns *columns = uds_columns_list(resource);
+	bool		inserts;
+	bool		updates;
+	bool		notes;
 
-	uds_columns_list(resource, &columns);
-	if (resource == &uds_departments)
+	uds_stage_exec(run, facts_sql);
+	inserts = uds_spi_text(0, 1)[0] == 't';
+	updates = uds_spi_text(0, 2)[0] == 't';
+	notes = uds_spi_text(0, 3)[0] == 't';
+
+	if (resource == &uds_departments && inserts)
+		insert_rows(run, resource, columns);
+	if (updates)
+		update_rows(run, resource, columns);
+	if (resource != &uds_departments && inserts)
+		insert_rows(run, resource, columns);
+	if (notes)
 	{
-		insert_rows(run, resource, &columns);
-		update_rows(run, resource, &columns);
+		uds_stage_exec(run, expand(resource, enabled_again_sql));
+		uds_stage_exec(run, expand(resource, disabled_now_sql));
 	}
-	else
-	{
-		update_rows(run, resource, &columns);
-		insert_rows(run, resource, &columns);
-	}
-	uds_stage_exec(run, expand(resource, enabled_again_sql));
-	uds_stage_exec(run, expand(resource, disabled_now_sql));
 }
 
 /*
@@ -401,7 +412,8 @@ uds_rows_delete(const UdsRun *run, const UdsResource *resource)
 		.blamed = resource->name
 	};
 
-	if (uds_stage_count(run, expand(resource,
+	if (!uds_filled("uds_leaving") ||
+		uds_stage_count(run, expand(resource,
 									"SELECT count(*) FROM uds_leaving WHERE resource = '{resource}'")) == 0)
 		return;
 	if (uds_stage_isolate(run, resource, &statement))

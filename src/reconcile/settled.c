@@ -128,10 +128,9 @@ static const char *const drop_suspects_sql =
 static char *
 rows_statement(const UdsRun *run, const UdsResource *resource)
 {
-	UdsColumns	columns;
+	const UdsColumns *columns = uds_columns_list(resource);
 	const char *settable = "i.data";
 
-	uds_columns_list(resource, &columns);
 	if (run->source->columns != NULL)
 		settable = uds_stage_expand(settable_sql, "columns",
 									quote_literal_cstr(run->source->columns), NULL);
@@ -139,8 +138,8 @@ rows_statement(const UdsRun *run, const UdsResource *resource)
 							"settable", settable,
 							"unsettable", resource->unsettable,
 							"table", resource->table,
-							"values", columns.values.data,
-							"old", columns.old.data, NULL);
+							"values", columns->values.data,
+							"old", columns->old.data, NULL);
 }
 
 /*

@@ -68,10 +68,11 @@ static const char *const create_sql[] = {
 	" gone boolean, policy text, is_new boolean, is_changed boolean,"
 	" was_deleted boolean, pk bigint, link text)",
 
-	/* what the target rows should be; leave: delete or disable, NULL to stay */
+	/* what the target rows should be; leave: delete or disable, NULL to stay;
+	 * noted: among uds.disabled_rows */
 	"CREATE TEMP TABLE uds_desired"
 	"(n bigint, pk bigint, uid text, merged jsonb, is_new boolean, leave text,"
-	" was_disabled boolean, is_disabled boolean)",
+	" noted boolean, was_disabled boolean, is_disabled boolean)",
 
 	/* the department each row should point to, where that is known */
 	"CREATE TEMP TABLE uds_referred"
@@ -286,7 +287,7 @@ uds_stage_create(const UdsRun *run)
 	if (stage_exists(&last))
 	{
 		for (int i = 0; i < lengthof(create_sql); i++)
-			uds_spi_exec(psprintf("DELETE FROM %s", relation_name(i)), 0, NULL, NULL, NULL);
+			uds_stage_clear(run, relation_name(i));
 	}
 	else
 	{
@@ -294,6 +295,7 @@ uds_stage_create(const UdsRun *run)
 		{
 			SPI_execute(create_sql[i], false, 0);
 			uds_stage_claim_small(relation_name(i));
+			uds_filled_note_empty(relation_name(i));
 		}
 		last = RelnameGetRelid(relation_name(lengthof(create_sql) - 1));
 	}
@@ -309,6 +311,7 @@ uds_stage_create(const UdsRun *run)
 void
 uds_stage_drop(void)
 {
+	uds_filled_forget();
 	for (int i = 0; i < lengthof(create_sql); i++)
 		SPI_execute(psprintf("DROP TABLE pg_temp.%s", relation_name(i)), false, 0);
 }
@@ -320,10 +323,13 @@ uds_stage_drop(void)
 void
 uds_stage_clear(const UdsRun *run, const char *relation)
 {
+	if (!uds_filled(relation))
+		return;
 	if (run->small)
 		uds_spi_exec(psprintf("DELETE FROM %s", relation), 0, NULL, NULL, NULL);
 	else
 		SPI_execute(psprintf("TRUNCATE %s", relation), false, 0);
+	uds_filled_note_empty(relation);
 }
 
 /*
@@ -389,8 +395,11 @@ exec_plain(const UdsRun *run, const char *sql)
 	Oid			types[2] = {INT8OID, INT8OID};
 	Datum		values[2] = {Int64GetDatum(run->source->id),
 	Int64GetDatum(run->task->id)};
+	uint64		n = uds_spi_exec(sql, 2, types, values, NULL);
 
-	return uds_spi_exec(sql, 2, types, values, NULL);
+	if (n > 0)
+		uds_filled_note(sql);
+	return n;
 }
 
 /*

@@ -132,6 +132,12 @@ extern uint64 uds_stage_exec_as_owner(const UdsRun *run, const char *sql);
 extern int64 uds_stage_count(const UdsRun *run, const char *sql);
 extern const char *uds_stage_live(const UdsRun *run, const UdsResource *resource);
 
+/* filled.c */
+extern void uds_filled_forget(void);
+extern void uds_filled_note_empty(const char *relation);
+extern void uds_filled_note(const char *sql);
+extern bool uds_filled(const char *relation);
+
 /* isolate.c */
 extern void uds_part_begin(UdsPart *saved);
 extern void uds_part_end(const UdsPart *saved, bool keep);
@@ -174,7 +180,7 @@ extern void uds_collect_pushed(const UdsRun *run, const UdsPages *pages);
 /* records.c */
 extern void uds_records_compare(const UdsRun *run, const UdsResource *resource,
 								bool settled);
-extern void uds_records_store(const UdsRun *run, const UdsResource *resource);
+extern int64 uds_records_store(const UdsRun *run, const UdsResource *resource);
 
 /* journal.c */
 extern void uds_journal_note(const UdsRun *run, const UdsResource *resource);
@@ -204,7 +210,7 @@ extern int64 uds_settled_find(const UdsRun *run);
 extern void uds_match_users(const UdsRun *run);
 
 /* columns.c */
-extern void uds_columns_list(const UdsResource *resource, UdsColumns *columns);
+extern const UdsColumns *uds_columns_list(const UdsResource *resource);
 extern const char *uds_columns_enabled(const UdsResource *resource);
 
 /* rows.c */
