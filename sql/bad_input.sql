@@ -197,8 +197,10 @@ ALTER TABLE uds.users ADD COLUMN a integer CHECK (a < 100), ADD COLUMN b integer
 SELECT push('user', '[{"uid": "c1", "username": "c1", "a": 99, "b": 5, "c": 1, "d": "[1,5)"}]');
 SELECT push('user', '[{"uid": "c2", "username": "c2", "a": 100}, {"uid": "c3", "username": "c3", "b": 0}, {"uid": "c4", "username": "c4", "b": -1},
 	{"uid": "c5", "username": "c5", "c": 1}, {"uid": "c6", "username": "c6", "d": "[4,6)"}, {"uid": "c7", "username": "c7", "e": -1},
-	{"uid": "c8", "username": "c8", "c": 8}, {"uid": "c9", "username": "c9", "c": 8}, {"uid": "c1", "nickname": "updated"}]');
-SELECT username, nickname, a, b, c, d, e FROM uds.users WHERE username LIKE 'c_' AND username NOT IN ('c8', 'c9') ORDER BY 1;
+	{"uid": "c1", "nickname": "updated"}]');
+SELECT username, nickname, a, b, c, d, e FROM uds.users WHERE username LIKE 'c_' ORDER BY 1;
+-- two new ones that exclude each other: one of them is there
+SELECT uds_push('{"dataType": "user", "records": [{"uid": "c8", "username": "c8", "c": 8}, {"uid": "c9", "username": "c9", "c": 8}]}') #> '{result,0,detail,count}' AS count;
 SELECT count(*) FROM uds.users WHERE c = 8;
 SELECT push('user', '[{"uid": "c1", "nickname": "kept out", "a": 100}, {"uid": "c1b", "username": "c1b"}]');
 SELECT username, nickname, a FROM uds.users WHERE username LIKE 'c1%' ORDER BY 1;

@@ -74,7 +74,9 @@ SELECT push('department', '[{"uid": "a"}]');
 SELECT count(*) AS written FROM (TABLE versions EXCEPT TABLE versions_before) AS v;
 DROP TABLE versions_before;
 -- one duplicate phone number stops the run
-SELECT push('user', '[{"uid": "p1", "phone": "555"}, {"uid": "p2", "phone": "555"}, {"uid": "p3", "phone": "556"}]');
+SELECT uds_push('{"dataType": "user", "sourceName": "hr", "records": [{"uid": "p1", "phone": "555"}, {"uid": "p2", "phone": "555"}, {"uid": "p3", "phone": "556"}]}')
+	#> '{result,0,detail,count}' AS count;
+SELECT phone FROM uds.users WHERE phone LIKE '55_' ORDER BY 1;
 -- a record without a field that others have stops all
 SELECT push('user', '[{"uid": "f1"}, {"uid": "f2", "username": "f2", "email": null, "enabled": null, "departments": null}]');
 
@@ -131,10 +133,12 @@ INSERT INTO uds.users (username, nickname) VALUES ('no mail', 'by hand');
 SELECT push('user', '[{"uid": "k1", "email": null, "nickname": "took over"}, {"uid": "k2", "nickname": "took over"}, {"uid": "k3", "email": "", "nickname": "took over"}]', match_key => 'email');
 SELECT nickname FROM uds.users WHERE username = 'no mail';
 -- the same address twice: both records are made one person, silently, and either deletes it
-SELECT push('user', '[{"uid": "s1", "username": "s1", "email": "same@x.org"}, {"uid": "s2", "username": "s2", "email": "same@x.org"}]', match_key => 'email');
-SELECT username, email FROM uds.users WHERE username IN ('s1', 's2');
-SELECT push('user', '[{"uid": "s2", "isDeleted": true}]', match_key => 'email');
-SELECT username, email FROM uds.users WHERE username IN ('s1', 's2');
+SELECT uds_push('{"dataType": "user", "sourceName": "hr", "matchKey": "email", "records": [{"uid": "s1", "username": "s1", "email": "same@x.org"},
+	{"uid": "s2", "username": "s2", "email": "same@x.org"}]}') #> '{result,0,detail,count}' AS count;
+SELECT count(*) AS people, count(DISTINCT u.username) AS names FROM uds.users u WHERE email = 'same@x.org';
+SELECT uid AS refused FROM uds.task_errors WHERE uid IN ('s1', 's2') \gset
+SELECT push('user', jsonb_build_array(jsonb_build_object('uid', :'refused', 'isDeleted', true)), match_key => 'email');
+SELECT count(*) AS people FROM uds.users WHERE email = 'same@x.org';
 -- whoever sends the administrator's address overwrites the administrator
 ALTER TABLE uds.users ADD COLUMN roles text[] NOT NULL DEFAULT '{}';
 INSERT INTO uds.users (username, email, nickname, roles, protected) VALUES ('admin', 'admin@x.org', 'Admin', '{admin}', true);
@@ -145,7 +149,7 @@ SELECT push('user', '[{"uid": "adm", "email": "admin@x.org", "enabled": false}]'
 SELECT push('user', '[{"uid": "adm", "email": "admin@x.org", "isDeleted": true}]');
 SELECT username, enabled, roles FROM uds.users WHERE username = 'admin';
 -- any column can be written: a record makes its person an administrator
-SELECT uds_alter_source('hr', columns => '{username,nickname,email,phone,title,enabled}');
+SELECT uds_alter_source('hr', columns => '{username,nickname,email,phone,title,enabled,sort}');
 SELECT push('user', '[{"uid": "climb", "username": "climber", "roles": ["admin"], "protected": true}]');
 SELECT username, roles, protected FROM uds.users WHERE username = 'climber';
 -- who is renamed becomes another person
