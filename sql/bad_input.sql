@@ -279,6 +279,13 @@ TABLE torn;
 SELECT r -> 'code' AS code, jsonb_array_length(r #> '{result,0,detail,failedRecords}') AS shown
 FROM uds_push((SELECT jsonb_build_object('dataType', 'user', 'records', jsonb_agg(jsonb_build_object('nickname', i))) FROM generate_series(1, 100000) AS i)) AS r;
 SELECT status, fetched, created, failed, (SELECT count(*) FROM uds.task_errors e WHERE e.task_id = t.id) AS errors FROM uds.tasks t ORDER BY id DESC LIMIT 1;
+-- the same of those that the database refuses, for a value and for a constraint
+ALTER TABLE uds.users ADD COLUMN age integer CHECK (age > 0);
+SELECT count(*) FROM push('user', (SELECT jsonb_agg(jsonb_build_object('uid', 'z' || i, 'age', CASE i % 3 WHEN 0 THEN 'old' WHEN 1 THEN '-1' ELSE '1' END)) FROM generate_series(1, 6000) AS i));
+SELECT status, fetched, created, failed FROM uds.tasks ORDER BY id DESC LIMIT 1;
+SELECT sqlstate, count(*), count(DISTINCT uid), bool_and(uid = record ->> 'uid') AS same_record FROM uds.task_errors WHERE task_id = (SELECT max(id) FROM uds.tasks) GROUP BY 1 ORDER BY 1;
+SELECT count(*), min(age), max(age) FROM uds.users WHERE age IS NOT NULL;
+TABLE torn;
 -- and the next push is none the worse
 SELECT push('user', '[{"uid": "last", "username": "last"}]');
 \c postgres

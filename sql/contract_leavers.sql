@@ -140,6 +140,14 @@ SELECT push('user', '[{"uid": "s5", "username": "s5", "email": "4@x.org"}, {"uid
 SELECT username, email FROM people WHERE username LIKE 's_' ORDER BY 1;
 -- taken by somebody who keeps it: refused, the others commit
 SELECT push('user', '[{"uid": "s3", "email": "1@x.org"}, {"uid": "s4", "nickname": "S"}]', 'dis');
+-- beside one that is refused: a swap, a chain, and one whose value is not given up
+ALTER TABLE uds.users ADD COLUMN age integer CHECK (age > 0);
+SELECT push('user', '[{"uid": "w1", "username": "w1", "email": "w1@x.org"}, {"uid": "w2", "username": "w2", "email": "w2@x.org"}, {"uid": "w3", "username": "w3", "email": "w3@x.org"}]', 'dis');
+SELECT push('user', '[{"uid": "w1", "email": "w2@x.org"}, {"uid": "w2", "email": "w1@x.org"}, {"uid": "w3", "age": -1}]', 'dis');
+SELECT push('user', '[{"uid": "w1", "email": "w1@x.org"}, {"uid": "w2", "email": "w3@x.org"}, {"uid": "w3", "email": "w4@x.org"}, {"uid": "s4", "age": -1}, {"uid": "w9", "username": "w9", "email": "3@x.org"}]', 'dis');
+SELECT push('user', '[{"uid": "w4", "username": "w4", "email": "w3@x.org"}, {"uid": "w5", "username": "w5", "age": -1}, {"uid": "w2", "email": "w2@x.org", "age": -1}]', 'dis');
+SELECT username, email FROM people WHERE username LIKE 'w_' ORDER BY 1;
+ALTER TABLE uds.users DROP COLUMN age;
 -- by a leaver, of before or of this push
 SELECT push('user', '[{"uid": "s1", "isDeleted": true}]', 'dis');
 SELECT push('user', '[{"uid": "s6", "username": "s6", "email": "1@x.org"}, {"uid": "s7", "username": "s7", "email": "2@x.org"}, {"uid": "s4", "isDeleted": true}]', 'dis');

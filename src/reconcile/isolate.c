@@ -8,6 +8,10 @@
  * of its own, down to the single row.  Clean work thus costs one statement,
  * and a few bad records among many cost little more than twice that.
  *
+ * A row whose unique value another row still has may only have come too
+ * early, or belong to a swap.  So such rows are tried again together, when
+ * all others are through, until none of them passes any more.
+ *
  * Runs in the transaction of a task; locks are those of the statement.
  *
  *-------------------------------------------------------------------------
@@ -18,34 +22,73 @@
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
+#include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
 
 #include "reconcile/stage.h"
 
-/* parts into which a range that failed is cut */
+/* parts into which rows that failed are cut */
 #define PARTS 64
 
-/* $3 sqlstate, $4 message, $5 number of the row */
+/* the same of rows that may need one another, as long as they are few enough */
+#define PARTS_TOGETHER 2
+#define FEW_TOGETHER 1000
+
+/* refused rows that are written to the stage at a time */
+#define REFUSED_BATCH 1000
+
+/* $3 numbers of rows, $4 their sqlstates, $5 their messages */
 static const char *const reject_sql =
 "INSERT INTO uds_rejected (n, data_type, uid, resource, pk, sqlstate, message, record)"
-"SELECT w.n, '{data_type}', x.uid, '{blamed}', x.{pk}, $3, $4, w.data"
-"  FROM {relation} x"
+"SELECT w.n, '{data_type}', x.uid, '{blamed}', x.{pk}, e.sqlstate, e.message, w.data"
+"  FROM unnest($3::bigint[], $4::text[], $5::text[]) AS e (n, sqlstate, message)"
+"  JOIN {relation} x ON x.n = e.n"
 "  LEFT JOIN LATERAL (SELECT w.n, w.data"
 "                       FROM uds_work w"
 "                      WHERE w.pk = x.{pk} AND w.resource = '{resource}'"
 "                      ORDER BY w.gone"
-"                      LIMIT 1) AS w ON true"
-" WHERE x.n = $5 "
-"RETURNING pk";
+"                      LIMIT 1) AS w ON true";
 
-/* A row set aside, $1, takes part in nothing that follows. */
+/* Rows set aside take part in nothing that follows. */
 static const char *const forget_sql[] = {
-	"DELETE FROM uds_work WHERE pk = $1 AND resource = '{resource}'",
-	"DELETE FROM uds_differing WHERE pk = $1",
-	"DELETE FROM uds_leaving WHERE pk = $1 AND resource = '{resource}'",
-	"DELETE FROM uds_desired WHERE pk = $1"
+	"DELETE FROM uds_work w"
+	" USING uds_rejected j"
+	" WHERE j.resource = '{resource}' AND w.pk = j.pk AND w.resource = '{resource}'",
+
+	"DELETE FROM uds_differing x"
+	" USING uds_rejected j"
+	" WHERE j.resource = '{resource}' AND x.pk = j.pk",
+
+	"DELETE FROM uds_leaving d"
+	" USING uds_rejected j"
+	" WHERE j.resource = '{resource}' AND d.pk = j.pk AND d.resource = '{resource}'",
+
+	"DELETE FROM uds_desired d"
+	" USING uds_rejected j"
+	" WHERE j.resource = '{resource}' AND d.pk = j.pk"
 };
+
+/* Stage relations in which statements over a part look up single rows by pk. */
+static const char *const lookups[] = {
+	"uds_work", "uds_desired", "uds_referred", "uds_differing", "uds_leaving"
+};
+
+/* A row that was refused. */
+typedef struct RefusedRow
+{
+	Datum		number;			/* int8 */
+	int			sqlerrcode;
+	char	   *message;
+} RefusedRow;
+
+typedef struct Refused
+{
+	MemoryContext context;
+	RefusedRow *rows;
+	int			n;
+	int			allocated;
+} Refused;
 
 /* One statement being isolated. */
 typedef struct Isolation
@@ -53,7 +96,11 @@ typedef struct Isolation
 	const UdsRun *run;
 	const UdsResource *resource;
 	UdsStatement *statement;
-	SPIPlanPtr	plan;			/* the statement over a range of rows */
+	SPIPlanPtr	plan;			/* the statement over given rows */
+	int			parts;			/* into which rows that failed are cut */
+	bool		passed;			/* any row got through in this round */
+	Refused		bad;			/* yet to be written to rejected */
+	Refused		early;			/* to be tried again */
 } Isolation;
 
 /*
@@ -141,12 +188,13 @@ uds_part_try(const UdsRun *run, void (*work) (void *arg), void *arg)
 	return error;
 }
 
-typedef struct Range
+/* Rows of the stage that are tried together. */
+typedef struct Part
 {
 	Isolation  *isolation;
-	int64		first,
-				last;
-} Range;
+	Datum	   *numbers;		/* int8 */
+	int			n;
+} Part;
 
 static void
 run_whole(void *arg)
@@ -159,70 +207,193 @@ run_whole(void *arg)
 }
 
 static void
-run_range(void *arg)
+run_part(void *arg)
 {
-	Range	   *range = arg;
-	const UdsRun *run = range->isolation->run;
-	Datum		values[4] = {Int64GetDatum(run->source->id),
+	Part	   *part = arg;
+	const UdsRun *run = part->isolation->run;
+	Datum		values[3] = {Int64GetDatum(run->source->id),
 		Int64GetDatum(run->task->id),
-	Int64GetDatum(range->first), Int64GetDatum(range->last)};
+		PointerGetDatum(construct_array(part->numbers, part->n, INT8OID, sizeof(int64),
+										FLOAT8PASSBYVAL, TYPALIGN_DOUBLE))
+	};
 
-	if (SPI_execute_plan(range->isolation->plan, values, NULL, false, 0) < 0)
+	if (SPI_execute_plan(part->isolation->plan, values, NULL, false, 0) < 0)
 		elog(ERROR, "could not execute a statement over a part of the stage");
 }
 
 static void
-reject_row(Isolation *isolation, int64 n, const ErrorData *error)
+init_refused(Refused *refused)
 {
-	const UdsResource *resource = isolation->resource;
-	bool		isnull;
-	Oid			types[5] = {INT8OID, INT8OID, TEXTOID, TEXTOID, INT8OID};
-	Datum		values[5] = {Int64GetDatum(isolation->run->source->id),
-		Int64GetDatum(isolation->run->task->id),
-		CStringGetTextDatum(unpack_sql_state(error->sqlerrcode)),
-		CStringGetTextDatum(error->message ? error->message : "unknown error"),
-	Int64GetDatum(n)};
-
-	values[0] = uds_spi_value(uds_stage_expand(reject_sql,
-											   "data_type", resource->data_type,
-											   "blamed", isolation->statement->blamed,
-											   "relation", isolation->statement->relation,
-											   "resource", resource->name,
-											   "pk", isolation->statement->pk, NULL),
-							  5, types, values, NULL, &isnull);
-	if (isolation->statement->keeps_rows)
-		return;
-	for (int i = 0; i < lengthof(forget_sql); i++)
-		uds_spi_exec(uds_stage_expand(forget_sql[i], "resource", resource->name, NULL),
-					 1, types, values, NULL);
+	refused->context = AllocSetContextCreate(CurrentMemoryContext, "uds refused rows",
+											 ALLOCSET_DEFAULT_SIZES);
+	refused->rows = NULL;
+	refused->n = refused->allocated = 0;
 }
 
-/* Runs the statement over rows first to last, of which some may be bad. */
+/* Notes a row and why it was refused; of the same message in a row one copy. */
 static void
-isolate_range(Isolation *isolation, int64 first, int64 last)
+refuse(Refused *refused, Datum number, const ErrorData *error)
 {
-	int64		step = Max(1, (last - first + PARTS) / PARTS);
+	const char *message = error->message ? error->message : "unknown error";
+	MemoryContext caller = MemoryContextSwitchTo(refused->context);
+	RefusedRow *row;
 
-	for (int64 from = first; from <= last; from += step)
+	if (refused->n == refused->allocated)
 	{
-		Range		range = {isolation, from, Min(from + step - 1, last)};
-		MemoryContext part = AllocSetContextCreate(CurrentMemoryContext, "uds part",
-												   ALLOCSET_SMALL_SIZES);
-		MemoryContext caller = MemoryContextSwitchTo(part);
-		ErrorData  *error;
-
-		CHECK_FOR_INTERRUPTS();
-		error = uds_part_try(isolation->run, run_range, &range);
-		if (error != NULL)
-		{
-			if (range.first == range.last)
-				reject_row(isolation, range.first, error);
-			else
-				isolate_range(isolation, range.first, range.last);
-		}
-		MemoryContextSwitchTo(caller);
-		MemoryContextDelete(part);
+		refused->allocated = Max(REFUSED_BATCH, 2 * refused->allocated);
+		refused->rows = refused->rows == NULL ?
+			palloc(refused->allocated * sizeof(RefusedRow)) :
+			repalloc(refused->rows, refused->allocated * sizeof(RefusedRow));
 	}
+	row = &refused->rows[refused->n];
+	row->number = number;
+	row->sqlerrcode = error->sqlerrcode;
+	row->message = refused->n > 0 && strcmp(row[-1].message, message) == 0 ?
+		row[-1].message : pstrdup(message);
+	refused->n++;
+	MemoryContextSwitchTo(caller);
+}
+
+/* Writes n rows to rejected. */
+static void
+reject_batch(const Isolation *isolation, const RefusedRow *rows, int n)
+{
+	const UdsStatement *statement = isolation->statement;
+	Oid			types[5] = {INT8OID, INT8OID, INT8ARRAYOID, TEXTARRAYOID, TEXTARRAYOID};
+	Datum		values[5] = {Int64GetDatum(isolation->run->source->id),
+	Int64GetDatum(isolation->run->task->id)};
+	Datum	   *columns[3];
+
+	for (int i = 0; i < lengthof(columns); i++)
+		columns[i] = palloc(n * sizeof(Datum));
+	for (int i = 0; i < n; i++)
+	{
+		columns[0][i] = rows[i].number;
+		columns[1][i] = CStringGetTextDatum(unpack_sql_state(rows[i].sqlerrcode));
+		columns[2][i] = CStringGetTextDatum(rows[i].message);
+	}
+	values[2] = PointerGetDatum(construct_array(columns[0], n, INT8OID, sizeof(int64),
+												FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
+	for (int i = 1; i < lengthof(columns); i++)
+		values[2 + i] = PointerGetDatum(construct_array(columns[i], n, TEXTOID, -1,
+														false, TYPALIGN_INT));
+	uds_spi_exec(uds_stage_expand(reject_sql,
+								  "data_type", isolation->resource->data_type,
+								  "blamed", statement->blamed,
+								  "relation", statement->relation,
+								  "resource", isolation->resource->name,
+								  "pk", statement->pk, NULL),
+				 5, types, values, NULL);
+}
+
+/* Writes refused rows to rejected and lets go of them. */
+static void
+reject(const Isolation *isolation, Refused *refused)
+{
+	MemoryContext caller = MemoryContextSwitchTo(refused->context);
+
+	for (int first = 0; first < refused->n; first += REFUSED_BATCH)
+		reject_batch(isolation, &refused->rows[first],
+					 Min(REFUSED_BATCH, refused->n - first));
+	MemoryContextSwitchTo(caller);
+	MemoryContextDelete(refused->context);
+	init_refused(refused);
+}
+
+static void cut(Isolation *isolation, Datum *numbers, int n);
+
+/* Runs the statement over rows of which some may be bad. */
+static void
+isolate_part(Isolation *isolation, Datum *numbers, int n)
+{
+	Part		part = {isolation, numbers, n};
+	MemoryContext memory = AllocSetContextCreate(CurrentMemoryContext, "uds part",
+												 ALLOCSET_SMALL_SIZES);
+	MemoryContext caller = MemoryContextSwitchTo(memory);
+	ErrorData  *error;
+
+	CHECK_FOR_INTERRUPTS();
+	error = uds_part_try(isolation->run, run_part, &part);
+	MemoryContextSwitchTo(caller);
+	if (error == NULL)
+		isolation->passed = true;
+	else if (n > 1)
+		cut(isolation, numbers, n);
+	else if (error->sqlerrcode == ERRCODE_UNIQUE_VIOLATION)
+		refuse(&isolation->early, numbers[0], error);
+	else
+	{
+		refuse(&isolation->bad, numbers[0], error);
+		if (isolation->bad.n >= REFUSED_BATCH)
+			reject(isolation, &isolation->bad);
+	}
+	MemoryContextDelete(memory);
+}
+
+/* The same in parts. */
+static void
+cut(Isolation *isolation, Datum *numbers, int n)
+{
+	int			step = Max(1, (n + isolation->parts - 1) / isolation->parts);
+
+	for (int first = 0; first < n; first += step)
+		isolate_part(isolation, &numbers[first], Min(step, n - first));
+}
+
+/*
+ * Tries rows whose unique values others had: together, because they may move
+ * values among one another, and again as long as any passes, because that one
+ * may have given up what another waits for.
+ */
+static void
+try_again(Isolation *isolation)
+{
+	do
+	{
+		Refused		again = isolation->early;
+		Datum	   *numbers = MemoryContextAlloc(again.context, again.n * sizeof(Datum));
+
+		isolation->parts = again.n <= FEW_TOGETHER ? PARTS_TOGETHER : PARTS;
+		for (int i = 0; i < again.n; i++)
+			numbers[i] = again.rows[i].number;
+		init_refused(&isolation->early);
+		isolation->passed = false;
+		isolate_part(isolation, numbers, again.n);
+		MemoryContextDelete(again.context);
+	} while (isolation->passed && isolation->early.n > 0);
+}
+
+/* Makes single rows of the stage quick to find. */
+static void
+index_stage(const Isolation *isolation)
+{
+	const char *relation = isolation->statement->relation;
+
+	if (isolation->run->small)
+		return;
+	SPI_execute(psprintf("CREATE INDEX IF NOT EXISTS %s_n ON %s (n)", relation, relation),
+				false, 0);
+	for (int i = 0; i < lengthof(lookups); i++)
+		SPI_execute(psprintf("CREATE INDEX IF NOT EXISTS %s_pk ON %s (pk)",
+							 lookups[i], lookups[i]), false, 0);
+	uds_stage_analyze(isolation->run, relation);
+}
+
+/* The numbers of all rows of the statement's relation, in order. */
+static Datum *
+list_rows(const Isolation *isolation, int *n)
+{
+	bool		isnull;
+	Datum		numbers = uds_spi_value(psprintf("SELECT array_agg(n ORDER BY n) FROM %s",
+												 isolation->statement->relation),
+										0, NULL, NULL, NULL, &isnull);
+	Datum	   *list = NULL;
+
+	*n = 0;
+	if (!isnull)
+		deconstruct_array(DatumGetArrayTypeP(numbers), INT8OID, sizeof(int64),
+						  FLOAT8PASSBYVAL, TYPALIGN_DOUBLE, &list, NULL, n);
+	return list;
 }
 
 /*
@@ -231,41 +402,49 @@ isolate_range(Isolation *isolation, int64 first, int64 last)
  *
  * The statement must contain "{rows}" where a condition can follow, over the
  * relation's column n, which numbers its rows; statement->rows is that
- * condition with $3 and $4 for the first and the last.
+ * condition with $3 for the array of those numbers.
  */
 bool
 uds_stage_isolate(const UdsRun *run, const UdsResource *resource,
 				  UdsStatement *statement)
 {
-	Isolation	isolation = {run, resource, statement, NULL};
-	Oid			types[4] = {INT8OID, INT8OID, INT8OID, INT8OID};
+	Isolation	isolation = {run, resource, statement,.parts = PARTS};
+	Oid			types[3] = {INT8OID, INT8OID, INT8ARRAYOID};
+	Datum	   *numbers;
+	int			n;
 
 	if (uds_part_try(run, run_whole, &isolation) == NULL)
 		return false;
 
 	uds_filled_forget();
+	init_refused(&isolation.bad);
+	init_refused(&isolation.early);
+	index_stage(&isolation);
 
-	/* from here on single rows must be found fast */
-	if (!run->small)
-	{
-		SPI_execute(psprintf("CREATE INDEX IF NOT EXISTS %s_n ON %s (n)",
-							 statement->relation, statement->relation), false, 0);
-		uds_stage_analyze(run, statement->relation);
-	}
-	isolation.plan = SPI_prepare(uds_stage_expand(statement->sql,
-												  "rows", statement->rows,
-												  "reference", statement->reference ?
-												  statement->reference : "n.reference",
-												  NULL),
-								 4, types);
+	/*
+	 * Planned once for a few rows, whose number is not known: then each row
+	 * is looked up by its key, which is right for one and good for many.
+	 */
+	isolation.plan = SPI_prepare_cursor(uds_stage_expand(statement->sql,
+														 "rows", statement->rows,
+														 "reference", statement->reference ?
+														 statement->reference : "n.reference",
+														 NULL),
+										3, types, CURSOR_OPT_GENERIC_PLAN);
 	if (isolation.plan == NULL)
 		elog(ERROR, "could not prepare a statement over a part of the stage");
-	isolate_range(&isolation,
-				  uds_stage_count(run, psprintf("SELECT coalesce(min(n), 1) FROM %s",
-												statement->relation)),
-				  uds_stage_count(run, psprintf("SELECT coalesce(max(n), 0) FROM %s",
-												statement->relation)));
+	numbers = list_rows(&isolation, &n);
+	cut(&isolation, numbers, n);
+	if (isolation.early.n > 0)
+		try_again(&isolation);
 	SPI_freeplan(isolation.plan);
+
+	reject(&isolation, &isolation.bad);
+	reject(&isolation, &isolation.early);
+	if (!statement->keeps_rows)
+		for (int i = 0; i < lengthof(forget_sql); i++)
+			uds_spi_exec(uds_stage_expand(forget_sql[i], "resource", resource->name, NULL),
+						 0, NULL, NULL, NULL);
 	return true;
 }
 

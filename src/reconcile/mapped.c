@@ -485,7 +485,7 @@ uds_mapped_withdraw(const UdsRun *run, const UdsEntry *entry)
 											 NULL)) == 0)
 		return;
 	uds_stage_analyze(run, "uds_said");
-	write_rows(run, entry, mapped, "uds_said", " AND s.n BETWEEN $3 AND $4", find_sql);
+	write_rows(run, entry, mapped, "uds_said", " AND s.n = ANY ($3)", find_sql);
 	uds_stage_analyze(run, "uds_keyed");
 	uds_stage_exec(run, expand(entry, mapped, ambiguous_sql));
 	uds_stage_exec(run, expand(entry, mapped, want_sql));
@@ -496,14 +496,14 @@ uds_mapped_withdraw(const UdsRun *run, const UdsEntry *entry)
 	uds_stage_exec(run, expand(entry, mapped, leave_sql));
 	if (mapped->has_enabled)
 		uds_stage_exec(run, expand(entry, mapped, enabled_sql));
-	write_rows(run, entry, mapped, "uds_wanted", " AND d.n BETWEEN $3 AND $4", delete_sql);
+	write_rows(run, entry, mapped, "uds_wanted", " AND d.n = ANY ($3)", delete_sql);
 }
 
 /* Writes the rows that differ and those that are new, and links the records. */
 static void
 write_wanted(const UdsRun *run, const UdsEntry *entry, const Mapped *mapped)
 {
-	static const char *const rows = " AND d.n BETWEEN $3 AND $4";
+	static const char *const rows = " AND d.n = ANY ($3)";
 
 	uds_stage_clear(run, "uds_altered");
 	write_rows(run, entry, mapped, "uds_wanted", rows, compare_sql);

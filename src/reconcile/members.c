@@ -211,7 +211,7 @@ uds_members_write(const UdsRun *run)
 	{
 		UdsStatement statement = {
 			.sql = writes[i],
-			.rows = " AND x.n BETWEEN $3 AND $4",
+			.rows = " AND x.n = ANY ($3)",
 			.relation = "uds_member_diff",
 			.pk = "user_id",
 			.blamed = "members",

@@ -312,7 +312,7 @@ write_rows(const UdsRun *run, const UdsResource *resource, const char *sql)
 {
 	UdsStatement statement = {
 		.sql = expand(resource, sql),
-		.rows = " AND d.n BETWEEN $3 AND $4",
+		.rows = " AND d.n = ANY ($3)",
 		.relation = "uds_desired",
 		.pk = "pk",
 		.blamed = resource->name,
@@ -406,7 +406,7 @@ uds_rows_delete(const UdsRun *run, const UdsResource *resource)
 								"orphaned",
 								resource == &uds_users ? "" : orphaned_sql,
 								NULL),
-		.rows = " AND d.n BETWEEN $3 AND $4",
+		.rows = " AND d.n = ANY ($3)",
 		.relation = "uds_leaving",
 		.pk = "pk",
 		.blamed = resource->name

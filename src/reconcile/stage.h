@@ -86,7 +86,7 @@ typedef struct UdsPart
 typedef struct UdsStatement
 {
 	const char *sql;			/* with {rows} for a condition over part of it */
-	const char *rows;			/* that condition, over $3 and $4 */
+	const char *rows;			/* that condition, over the array $3 */
 	const char *relation;		/* stage relation whose column n numbers rows */
 	const char *pk;				/* its column that holds the target's key */
 	const char *blamed;			/* resource named in the error rows */

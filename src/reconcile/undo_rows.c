@@ -190,7 +190,7 @@ write_rows(const UdsRun *run, const Target *target, const char *sql)
 {
 	UdsStatement statement = {
 		.sql = sql,
-		.rows = " AND x.n BETWEEN $3 AND $4",
+		.rows = " AND x.n = ANY ($3)",
 		.relation = "uds_undone",
 		.pk = "id",
 		.blamed = target->name,
