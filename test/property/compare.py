@@ -7,7 +7,7 @@ SELECT json_build_object(
             FROM uds.users u),
   'departments', (SELECT coalesce(json_object_agg(d.id, to_jsonb(d) - '{id,created_at,updated_at}'::text[]), '{}')
                   FROM uds.departments d),
-  'members', (SELECT coalesce(json_agg(json_build_array(m.department_id, m.user_id, s.name, m.is_owner)), '[]')
+  'members', (SELECT coalesce(json_agg(json_build_array(m.department_id, m.user_id, m.source_id, m.is_owner, s.name)), '[]')
               FROM uds.department_members m LEFT JOIN uds.sources s ON s.id = m.source_id),
   'records', (SELECT coalesce(json_agg(json_build_array(s.name, r.data_type, r.uid, r.deleted, l.resource_pk::bigint, r.data)), '[]')
               FROM uds.records r JOIN uds.sources s ON s.id = r.source_id
@@ -15,6 +15,8 @@ SELECT json_build_object(
   'task', (SELECT to_json(t) FROM uds.tasks t ORDER BY id DESC LIMIT 1),
   'errors', (SELECT coalesce(json_agg(json_build_array(e.data_type, e.uid, e.sqlstate, e.message)), '[]')
              FROM uds.task_errors e WHERE task_id = (SELECT max(id) FROM uds.tasks)),
+  'changes', (SELECT coalesce(json_agg(json_build_array(c.resource, c.pk, c.action, c.before, c.after) ORDER BY seq), '[]')
+              FROM uds.changes c WHERE task_id = (SELECT max(id) FROM uds.tasks)),
   'orphans', (SELECT coalesce(json_agg(o.what), '[]') FROM (
     SELECT 'link of no record' AS what FROM uds.record_resources l
      WHERE NOT EXISTS (SELECT FROM uds.records r WHERE r.id = l.record_id)
@@ -31,6 +33,8 @@ SELECT json_build_object(
                                SELECT id::text FROM uds.departments WHERE l.resource = 'departments'))
     AS o))::text;"""
 
+EMPTY = {"users": {}, "departments": {}, "members": [], "task": None}
+
 # Changes where any row of any of them is written.
 VERSIONS = """
 SELECT coalesce(string_agg(v, ' ' ORDER BY v), '') FROM (
@@ -43,6 +47,61 @@ SELECT coalesce(string_agg(v, ' ' ORDER BY v), '') FROM (
 
 COUNTS = ("created", "updated", "enabled", "disabled", "deleted",
           "unchanged", "linked", "unlinked", "failed")
+
+
+NEW_ROW = {"users": {"enabled": True, "protected": False},
+           "departments": {"enabled": True}}
+
+
+class Replay:
+    """A change set, applied to the rows that were there before its task."""
+
+    def __init__(self, before):
+        self.rows = {"users": {pk: dict(row) for pk, row in before["users"].items()},
+                     "departments": {pk: dict(row) for pk, row in before["departments"].items()},
+                     "members": {"%d:%d" % (d, u): {"is_owner": owner, "source_id": source}
+                                 for d, u, source, owner, _ in before["members"]}}
+        self.wrong = []
+
+    def apply(self, resource, pk, action, before, after):
+        rows = self.rows[resource]
+        what = "change set: %s of %s %s" % (action, resource, pk)
+        if (pk in rows) == (action == "create" or action == "link" and resource == "members"):
+            self.wrong.append(what + (": it was there" if pk in rows else ": it was not there"))
+            return
+        row = rows.setdefault(pk, dict(NEW_ROW.get(resource, {})))
+        wrong = {key: value for key, value in (before or {}).items()
+                 if key in row and row[key] != value}
+        if wrong:
+            self.wrong.append("%s: before is said to be %s, was %s" % (what, wrong, row))
+        if action in ("delete", "unlink"):
+            del rows[pk]
+        else:
+            row.update(after or {})
+
+    def result(self, resource, names):
+        return {pk: [row.get(name) for name in names] for pk, row in self.rows[resource].items()}
+
+
+def check_changes(before, after, switches):
+    """What a task's change set tells differently from the rows."""
+    replay = Replay(before)
+    untold = {"is_leaf"}                # no change of the department itself
+    if not switches["parents_beside_refused"] and \
+            any(kind == "department" for kind, *_ in after["errors"]):
+        untold.add("parent_id")
+    for change in after["changes"]:
+        replay.apply(*change)
+    wrong = replay.wrong
+    for resource, rows in Replay(after).rows.items():
+        names = sorted({name for row in rows.values() for name in row} - untold)
+        told = replay.result(resource, names)
+        for pk in sorted(set(told) | set(rows)):
+            row = rows.get(pk) and [rows[pk].get(name) for name in names]
+            if told.get(pk) != row:
+                wrong.append("change set: makes %s %s %s, it is %s (%s)"
+                             % (resource, pk, told.get(pk), row, ", ".join(names)))
+    return wrong
 
 
 class Comparison:
@@ -121,7 +180,7 @@ class Comparison:
     def members(self, undecided):
         mine = {(d.id, u.id): (m.source, m.is_owner)
                 for (d, u), m in self.state.members.items()}
-        theirs = {(d, u): (source, owner) for d, u, source, owner in self.found["members"]}
+        theirs = {(d, u): (source, owner) for d, u, _, owner, source in self.found["members"]}
         for (d, u), membership in self.state.members.items():
             if undecided(d, u, membership) and (d.id, u.id) in theirs:
                 source, membership.is_owner = theirs[d.id, u.id]
@@ -132,7 +191,7 @@ class Comparison:
 
     # -- task -------------------------------------------------------------
 
-    def task(self, task, step):
+    def task(self, task):
         errors = sorted((k, u or "", s) for k, u, s, _ in self.found["errors"])
         self.expect("error rows", sorted((k, u or "", s) for k, u, s in task.errors), errors)
         counts = task.counts()
@@ -142,7 +201,7 @@ class Comparison:
                     self.found["task"]["status"])
 
 
-def compare(model, found, task, step, clean):
+def compare(model, found, task, clean):
     """The differences, as lines of text.  clean: no row was deleted by hand."""
     comparison = Comparison(model, found)
     comparison.bind()
@@ -151,7 +210,7 @@ def compare(model, found, task, step, clean):
     comparison.leaves()
     comparison.members(model.is_undecided)
     if task is not None:
-        comparison.task(task, step)
+        comparison.task(task)
     if clean:
         comparison.expect("orphans", [], found["orphans"])
     else:

@@ -94,12 +94,13 @@ class Database:
 
     MARK = "--done--"
 
-    def __init__(self, socket, name, directory):
+    def __init__(self, socket, directory):
+        name = "property_%d" % os.getpid()
         self.directory = directory
         self.recent = []
         self.psql = None
         self.connect(socket, "postgres")
-        self.ask("DROP DATABASE IF EXISTS %s WITH (FORCE);\nCREATE DATABASE %s;" % (name, name))
+        self.ask("CREATE DATABASE %s;" % name)
         self.close()
         self.connect(socket, name)
         self.ask("CREATE EXTENSION uds;\n" + PREPARED)
@@ -118,7 +119,7 @@ class Database:
 
     def ask(self, sql):
         """Runs SQL; returns the lines that it gave, errors included."""
-        self.recent = self.recent[-20:] + [sql]
+        self.recent = self.recent[-9:] + [sql.split("\n", maxsplit=1)[0]]
         self.psql.stdin.write("%s\n\\echo %s\n" % (sql, self.MARK))
         self.psql.stdin.flush()
         lines = []
@@ -129,6 +130,7 @@ class Database:
         raise ConnectionError("psql ended: " + "\n".join(lines))
 
     def log(self):
+        """The first lines of the latest commands."""
         return "\n".join(self.recent)
 
     def wipe(self):

@@ -3,7 +3,7 @@
 import copy
 import json
 
-from compare import FOUND, VERSIONS, compare
+from compare import EMPTY, FOUND, VERSIONS, check_changes, compare
 from model import PREPARED, Illegal
 from sequence import source_sql, step_sql
 from steps import Model
@@ -11,6 +11,10 @@ from steps import Model
 
 # how often a sequence that failed is played again to make it shorter
 ATTEMPTS = 250
+
+
+class Enough(Exception):
+    """The model does not know how it goes on from here."""
 
 
 class Difference(Exception):
@@ -24,6 +28,7 @@ class Play:
         self.switches = switches
         self.model = None
         self.clean = True
+        self.seen = EMPTY               # what the database held after the last step
 
     def report(self, seed, steps):
         """None where all went well, else what did not, for people."""
@@ -88,6 +93,7 @@ class Play:
         self.database.wipe()
         self.model = Model(copy.deepcopy(self.sources), self.switches)
         self.clean = True
+        self.seen = EMPTY
         trouble = [line for source in self.sources
                    for line in self.database.ask(source_sql(source)) if line]
         if trouble:
@@ -99,6 +105,8 @@ class Play:
                     self.play_again(step)
             except (Difference, Illegal) as difference:
                 return number, str(difference)
+            except Enough:
+                return None, None
         return None, None
 
     def play(self, step):
@@ -112,19 +120,31 @@ class Play:
         except (IndexError, ValueError):
             raise Difference("unexpected: " + "\n".join(lines)) from None
 
-    def check(self, found, task=None, step=None):
-        differences = compare(self.model, found, task, step, self.clean)
+    def check(self, found, task=None):
+        differences = compare(self.model, found, task, self.clean) + self.check_changes(found)
+        self.seen = found
         if differences:
             raise Difference("\n".join(differences))
+
+    def check_changes(self, found):
+        if found["task"] is None or \
+                self.seen["task"] and found["task"]["id"] == self.seen["task"]["id"]:
+            return []
+        return check_changes(self.seen, found, self.switches)
 
     def play_push(self, step):
         lines, found = self.ask(step_sql(step))
         task = self.model.push(step, found["errors"])
-        self.check(found, task, step)
+        self.check(found, task)
         if len(lines) != 1 or not lines[0].startswith("{"):
             raise Difference("the reply is " + "\n".join(lines))
         self.check_reply(json.loads(lines[0]), step, task)
+        self.stop_at_cycle(task)
         return task
+
+    def stop_at_cycle(self, task):
+        if task.cut and not self.switches["mended_cycles"]:
+            raise Enough
 
     @staticmethod
     def check_reply(reply, step, task):
@@ -145,8 +165,21 @@ class Play:
                 raise Difference("expected a failed read, found %s" % found["task"]["status"])
         elif any("ERROR" in line for line in lines):
             raise Difference("\n".join(lines))
-        self.check(found, task, step)
+        self.check(found, task)
+        if task is not None:
+            self.stop_at_cycle(task)
         return task
+
+    def play_undo_earlier(self, step):
+        """Undo of a task that others followed: it tells what it does."""
+        lines, found = self.ask(step_sql(step))
+        wrong = [line for line in lines if "ERROR" in line]
+        wrong += self.check_changes(found)
+        if self.clean:
+            wrong += found["orphans"]
+        if wrong:
+            raise Difference("\n".join(wrong))
+        raise Enough
 
     def play_undo(self, step):
         if self.model.last is None:

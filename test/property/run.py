@@ -41,7 +41,7 @@ def work(number, options, socket, jobs, results):
     """One process: every jobs-th sequence, in a database of its own."""
     switches = dict(SWITCHES, **dict.fromkeys(options.switches, True))
     directory = Directory()
-    database = Database(socket, "property_%d" % number, directory)
+    database = Database(socket, directory)
     last = options.seed + options.sequences
     try:
         for seed in range(options.seed + number, last, jobs):

@@ -24,8 +24,10 @@ SWITCHES = {
     "claims_of_refused": False,
     # undo forgets records that came as deleted and were never seen before
     "undo_of_unseen": False,
-    # cycles of parents
-    "cycles": False,
+    # change set and is_leaf of departments created beside a refused one
+    "parents_beside_refused": False,
+    # what was cut off a cycle of parents is put back when the source is mended
+    "mended_cycles": False,
     # departments that somebody deletes by hand
     "departments_by_hand": False,
 }
@@ -42,6 +44,7 @@ class Maker:
     def __init__(self, seed, switches):
         self.random = random.Random(seed)
         self.switches = switches
+        self.cyclic = self.chance(1 if switches["mended_cycles"] else 0.2)
         self.slow = self.chance(0.12)   # with syncs and undos, which need a worker
 
     def chance(self, p):
@@ -65,8 +68,11 @@ class Maker:
         if self.slow:
             makers += [self.sync, self.undo]
             weights += [6, 5]
-        return [self.random.choices(makers, weights)[0]()
-                for _ in range(self.random.randint(5, 12))]
+        steps = [self.random.choices(makers, weights)[0]()
+                 for _ in range(self.random.randint(5, 12))]
+        if self.slow and self.chance(0.5):
+            steps.append({"step": "undo_earlier", "task": self.random.randint(1, 6)})
+        return steps
 
     # -- records ----------------------------------------------------------
 
@@ -117,8 +123,8 @@ class Maker:
         self.some(record, "isDeleted", 0.2, (True, True, True, False, None))
         self.some(record, "owners", 0.3, ([], None, ["u1"], ["u2"], ["u1", "u3", "nobody"]))
         if self.chance(0.5):
-            parents = DEPARTMENTS if self.switches["cycles"] else \
-                DEPARTMENTS[:DEPARTMENTS.index(str(uid))]
+            # cycles are rare, because without mended_cycles they end a sequence
+            parents = DEPARTMENTS if self.cyclic else DEPARTMENTS[:DEPARTMENTS.index(str(uid))]
             record["parentUid"] = self.random.choice(parents + (None, ""))
         return self.spoil(record, "owners")
 
@@ -272,6 +278,11 @@ def step_sql(step):
         return "SELECT uds_push(%s);" % literal(json.dumps(envelope))
     if step["step"] == "sync":
         return "SELECT uds_sync(%s, wait => true);" % literal(step["source"])
+    if step["step"] == "undo_earlier":
+        return ("SELECT uds_undo(id, wait => true) FROM (SELECT id FROM uds.tasks"
+                " WHERE status IN ('success', 'partial') AND id IN (SELECT task_id FROM uds.changes)"
+                " AND id NOT IN (SELECT retry_of FROM uds.tasks WHERE retry_of IS NOT NULL)"
+                " ORDER BY id DESC LIMIT 1 OFFSET %d) AS task;" % step["task"])
     if step["step"] == "undo":
         return "SELECT uds_undo((SELECT max(id) FROM uds.tasks), wait => true);"
     return hand_sql(step)

@@ -6,7 +6,7 @@ departments that leave.
 
 import re
 
-from model import COLUMNS, UNIQUE, Record, Row
+from model import COLUMNS, UNIQUE, Illegal, Record, Row
 
 COUNTS = ("created", "updated", "enabled", "disabled", "deleted",
           "unchanged", "linked", "unlinked", "failed")
@@ -106,6 +106,7 @@ class Task:
         self.counts_decided = True
         self.arrived = set()            # uids of departments that got a row
         self.led = set()                # uids of users whose flags may change
+        self.cut = False                # there was a cycle of parents
 
     # -- input ------------------------------------------------------------
 
@@ -295,6 +296,9 @@ class Task:
             sqlstate = refused_value("department", desired.merged)
             if sqlstate and not desired.leave:
                 self.set_aside(desired, changes, sqlstate, "department")
+                if not self.switches["parents_beside_refused"]:
+                    for row in self.state.rows["department"] + [d.row for d in everybody]:
+                        row.loose.add("is_leaf")
                 everybody.remove(desired)
                 self.arrived -= {c.uid for c in desired.changes}
         for desired in everybody:
@@ -308,6 +312,7 @@ class Task:
             self.led |= before ^ self.owners_of(uid)
 
     def parents(self, everybody, in_task):
+        before = {d.row: d.row.refers for d in everybody}
         for desired in everybody:
             change = desired.changes[0]
             if change.gone or "parentUid" not in change.data:
@@ -318,7 +323,30 @@ class Task:
                 parent = in_task.get(str(uid)) or self.department_of(self.source.name, str(uid))
                 if parent in self.leaving:
                     parent = None
-            self.refer(desired.row, parent)
+            desired.row.refers = parent
+        self.cut_cycles({d.row: d for d in everybody})
+        for row, parent in before.items():
+            row.refers, parent = parent, row.refers
+            self.refer(row, parent)
+
+    def cut_cycles(self, in_task):
+        """One record of each cycle becomes a root; which one, is found."""
+        for row in list(in_task):
+            seen = [row]
+            while seen[-1].refers and seen[-1].refers not in seen:
+                seen.append(seen[-1].refers)
+            if seen[-1].refers is not row:
+                continue
+            cut = [r for r in seen if r in in_task and self.was_cut(in_task[r].changes[0].uid)]
+            if len(cut) != 1:
+                raise Illegal("of a cycle %d departments were made roots" % len(cut))
+            cut[0].refers = None
+            self.errors.append(("department", in_task[cut[0]].changes[0].uid, "22023"))
+            self.cut = True
+
+    def was_cut(self, uid):
+        return any(kind == "department" and of == uid and "cycle" in message
+                   for kind, of, _, message in self.found)
 
     def refer(self, row, other):
         if row.refers is not other:
@@ -340,7 +368,9 @@ class Task:
             self.state.remove(row)
         for user in orphans:
             self.act(user, "update")
-            if not self.switches["main_after_closing"]:
+            if self.switches["main_after_closing"]:
+                self.another_main(user)
+            else:
                 self.undecided(user, "main")
 
     def undecided(self, row, column):

@@ -1,7 +1,7 @@
 """Users of a task: matching, unique values, memberships.  See model.py."""
 
 from model import UNIQUE, Illegal, Membership
-from task import Task, listed, refused_value
+from task import Desired, Task, listed, refused_value
 
 
 class FullTask(Task):
@@ -231,3 +231,12 @@ class FullTask(Task):
         if main is None and (row.refers, row) in self.state.members:
             main = row.refers
         self.refer(row, main or desired.first)
+
+    def another_main(self, user):
+        """The main department is no more: what the live records say instead."""
+        desired = Desired(user, [])
+        desired.live = sorted(((self.model.sources[r.source], r.data)
+                               for r in self.state.live_records(user)),
+                              key=lambda pair: pair[0].rank)
+        _, main, first = self.asserted(desired)
+        self.refer(user, main or first)
