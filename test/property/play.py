@@ -7,6 +7,7 @@ from compare import EMPTY, FOUND, VERSIONS, check_changes, compare
 from model import PREPARED, Illegal
 from sequence import source_sql, step_sql
 from steps import Model
+from task import uid_of
 
 
 # how often a sequence that failed is played again to make it shorter
@@ -134,6 +135,7 @@ class Play:
 
     def play_push(self, step):
         lines, found = self.ask(step_sql(step))
+        self.check_single(found, {step["type"]: step["records"]})
         task = self.model.push(step, found["errors"])
         self.check(found, task)
         if len(lines) != 1 or not lines[0].startswith("{"):
@@ -145,6 +147,17 @@ class Play:
     def stop_at_cycle(self, task):
         if task.cut and not self.switches["mended_cycles"]:
             raise Enough
+
+    def check_single(self, found, records):
+        """A record has one error row at most."""
+        errors = [(kind, uid) for kind, uid, *_ in found["errors"] if uid is not None]
+        for kind, uid in errors:
+            given = sum(1 for r in records.get(kind, ())
+                        if isinstance(r, dict) and uid_of(r) == uid)
+            if errors.count((kind, uid)) > max(1, given):
+                if self.switches["one_error_per_record"]:
+                    raise Difference("two error rows for one record: %s" % found["errors"])
+                raise Enough
 
     @staticmethod
     def check_reply(reply, step, task):
@@ -159,6 +172,7 @@ class Play:
         self.database.directory.pages.update({"/departments": step["departments"],
                                               "/users": step["users"]})
         lines, found = self.ask(step_sql(step))
+        self.check_single(found, {"user": step["users"], "department": step["departments"]})
         task = self.model.sync(step, found["errors"])
         if task is None:
             if found["task"]["status"] != "failed":

@@ -26,6 +26,10 @@ SWITCHES = {
     "undo_of_unseen": False,
     # change set and is_leaf of departments created beside a refused one
     "parents_beside_refused": False,
+    # main of a list that names a department again, then as the main one
+    "main_named_twice": False,
+    # a record that is refused gets no second error row
+    "one_error_per_record": False,
     # what was cut off a cycle of parents is put back when the source is mended
     "mended_cycles": False,
     # departments that somebody deletes by hand
@@ -44,6 +48,10 @@ class Maker:
     def __init__(self, seed, switches):
         self.random = random.Random(seed)
         self.switches = switches
+        # the fewer there are, the more they meet
+        self.users = self.random.sample(USERS, self.random.randint(2, 6))
+        self.usernames = self.random.sample(USERNAMES, self.random.randint(2, 4))
+        self.favourite = self.random.choice(PUSHED)
         self.cyclic = self.chance(1 if switches["mended_cycles"] else 0.2)
         self.slow = self.chance(0.12)   # with syncs and undos, which need a worker
 
@@ -68,8 +76,9 @@ class Maker:
         if self.slow:
             makers += [self.sync, self.undo]
             weights += [6, 5]
-        steps = [self.random.choices(makers, weights)[0]()
-                 for _ in range(self.random.randint(5, 12))]
+        steps = [self.populate()] if self.chance(0.5) else []
+        steps += [self.random.choices(makers, weights)[0]()
+                  for _ in range(self.random.randint(5, 11))]
         if self.slow and self.chance(0.5):
             steps.append({"step": "undo_earlier", "task": self.random.randint(1, 6)})
         return steps
@@ -82,8 +91,8 @@ class Maker:
             record[key] = self.random.choice(values)
 
     def user(self):
-        record = {"uid": self.random.choice(USERS)}
-        self.some(record, "username", 0.6, USERNAMES + (None, ""))
+        record = {"uid": self.random.choice(self.users)}
+        self.some(record, "username", 0.6, (*self.usernames * 2, None, ""))
         self.some(record, "email", 0.4, EMAILS + (None, ""))
         self.some(record, "phone", 0.3, PHONES + (None, ""))
         self.some(record, "nickname", 0.3, ("A", "B", None, ""))
@@ -99,7 +108,12 @@ class Maker:
     def memberships(self):
         if self.chance(0.1):
             return self.random.choice((None, []))
-        return [self.membership() for _ in range(self.random.randint(0, 3))]
+        items = [self.membership() for _ in range(self.random.randint(0, 3))]
+        if self.switches["main_named_twice"]:
+            return items
+        named = [str(i["uid"] if isinstance(i, dict) else i) for i in items]
+        return [item for i, item in enumerate(items) if named[i] not in named[:i]
+                or not (isinstance(item, dict) and item.get("isMain"))]
 
     def membership(self):
         uid = self.department_uid()
@@ -139,10 +153,17 @@ class Maker:
 
     # -- steps ------------------------------------------------------------
 
+    def populate(self):
+        """A tree to begin with."""
+        return {"step": "push", "source": self.favourite, "type": "department",
+                "match_key": None, "records": [
+                    {"uid": uid, "parentUid": self.random.choice((None, *DEPARTMENTS[:i]))}
+                    for i, uid in enumerate(DEPARTMENTS)]}
+
     def push(self):
-        kind = self.random.choice(("user", "user", "user", "department"))
+        kind = self.random.choice(("user", "user", "department"))
         make = self.user if kind == "user" else self.department
-        step = {"step": "push", "source": self.random.choice(PUSHED), "type": kind,
+        step = {"step": "push", "source": self.source(), "type": kind,
                 "match_key": None, "repeat": self.chance(0.25),
                 "records": [make() for _ in range(self.random.randint(1, 4))]}
         if kind == "user" and self.chance(0.15):
@@ -160,8 +181,11 @@ class Maker:
     def row(self, kind):
         if self.chance(0.3):
             return ("hand", kind, self.random.choice(("h1", "h2")))
-        uid = self.random.choice(USERS) if kind == "user" else str(self.department_uid())
-        return ("record", self.random.choice(PUSHED), kind, uid)
+        uid = self.random.choice(self.users) if kind == "user" else str(self.department_uid())
+        return ("record", self.source(), kind, uid)
+
+    def source(self):
+        return self.favourite if self.chance(0.6) else self.random.choice(PUSHED)
 
     def by_hand(self):
         what = self.random.choice(("insert", "insert", "update", "update", "update",
@@ -174,7 +198,7 @@ class Maker:
         if kind == "department":
             return {"kind": kind, "label": label, "values": {"title": "by hand"}}
         values = {}
-        self.some(values, "username", 0.8, USERNAMES)
+        self.some(values, "username", 0.8, self.usernames)
         self.some(values, "email", 0.5, EMAILS)
         self.some(values, "phone", 0.3, PHONES)
         self.some(values, "enabled", 0.3, (False,))

@@ -78,6 +78,7 @@ class Desired:
         self.leave = None               # "delete" or "disable"
         self.is_off = False             # what the sources say
         self.was_off = False
+        self.did_without = False        # a unique value that is somebody else's
 
     def claims(self):
         """The unique values it has, or would have."""

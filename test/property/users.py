@@ -84,9 +84,7 @@ class FullTask(Task):
                             for row in self.state.rows["user"] if row is not desired.row)]
             for column in lost:
                 del desired.merged[column]
-            if lost:
-                uid = [c.uid for c in desired.changes if not c.gone][0]
-                self.errors.append(("user", uid, "23505"))
+            desired.did_without = bool(lost)
 
     def keeps(self, row, column, value, desired, everybody):
         if row.values[column] != value or self.is_leaver(row, everybody):
@@ -136,6 +134,10 @@ class FullTask(Task):
         chosen = [d for d in accepted if d.live and self.was_refused(d)]
         for desired in chosen:
             accepted.remove(desired)
+        for desired in accepted:
+            if desired.did_without:
+                uid = [c.uid for c in desired.changes if not c.gone][0]
+                self.errors.append(("user", uid, "23505"))
         values = self.outcome(accepted, everybody)
         if not self.is_unique(values):
             raise Illegal("unique values that two rows claim are given to both")
