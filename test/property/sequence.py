@@ -28,8 +28,12 @@ SWITCHES = {
     "parents_beside_refused": False,
     # main of a list that names a department again, then as the main one
     "main_named_twice": False,
-    # a record that is refused gets no second error row
-    "one_error_per_record": False,
+    # a record that is refused closes no cycle
+    "cycles_of_refused": False,
+    # a record that returns without a value and is refused has one error row
+    "refused_returns": False,
+    # whom a department's record names as it leaves
+    "owners_of_deleted": False,
     # what was cut off a cycle of parents is put back when the source is mended
     "mended_cycles": False,
     # departments that somebody deletes by hand
@@ -60,7 +64,7 @@ class Maker:
 
     def sources(self):
         choice = self.random.choice
-        policies = ("delete", "disable", "keep")
+        policies = ("delete", "delete", "disable", "disable", "keep")
         keys = ((), ("username",), ("email",), ("username", "email"), ("username", "phone"))
         limits = (None, None, ("username", "nickname", "enabled"), ("email", "title", "level"))
         return [
@@ -76,9 +80,9 @@ class Maker:
         if self.slow:
             makers += [self.sync, self.undo]
             weights += [6, 5]
-        steps = [self.populate()] if self.chance(0.5) else []
+        steps = self.populate() if self.chance(0.6) else []
         steps += [self.random.choices(makers, weights)[0]()
-                  for _ in range(self.random.randint(5, 11))]
+                  for _ in range(self.random.randint(4, 10))]
         if self.slow and self.chance(0.5):
             steps.append({"step": "undo_earlier", "task": self.random.randint(1, 6)})
         return steps
@@ -101,7 +105,7 @@ class Maker:
         self.some(record, "enabled", 0.15, (True, False, False, None))
         self.some(record, "isDeleted", 0.2, (True, True, True, False, None))
         self.some(record, "shoes", 0.05, (42, 43))
-        if self.chance(0.5):
+        if self.chance(0.65):
             record["departments"] = self.memberships()
         return self.spoil(record, "departments")
 
@@ -134,8 +138,10 @@ class Maker:
         self.some(record, "title", 0.4, ("A", "B", None, ""))
         self.some(record, "sort", 0.2, (1, 2, "3", None, "x"))
         self.some(record, "enabled", 0.15, (True, False, None))
-        self.some(record, "isDeleted", 0.2, (True, True, True, False, None))
+        self.some(record, "isDeleted", 0.35, (True, True, True, False, None))
         self.some(record, "owners", 0.3, ([], None, ["u1"], ["u2"], ["u1", "u3", "nobody"]))
+        if record.get("isDeleted") and not self.switches["owners_of_deleted"]:
+            record.pop("owners", None)
         if self.chance(0.5):
             # cycles are rare, because without mended_cycles they end a sequence
             parents = DEPARTMENTS if self.cyclic else DEPARTMENTS[:DEPARTMENTS.index(str(uid))]
@@ -154,11 +160,12 @@ class Maker:
     # -- steps ------------------------------------------------------------
 
     def populate(self):
-        """A tree to begin with."""
-        return {"step": "push", "source": self.favourite, "type": "department",
-                "match_key": None, "records": [
-                    {"uid": uid, "parentUid": self.random.choice((None, *DEPARTMENTS[:i]))}
-                    for i, uid in enumerate(DEPARTMENTS)]}
+        """A tree to begin with, and people in it."""
+        step = {"step": "push", "source": self.favourite, "match_key": None}
+        departments = [{"uid": uid, "parentUid": self.random.choice((None, *DEPARTMENTS[:i]))}
+                       for i, uid in enumerate(DEPARTMENTS)]
+        return [dict(step, type="department", records=departments),
+                dict(step, type="user", records=[self.user() for _ in self.users])]
 
     def push(self):
         kind = self.random.choice(("user", "user", "department"))
