@@ -23,6 +23,10 @@ class Illegal(Exception):
     """The database's choice was not one that the Contract leaves it."""
 
 
+class Enough(Exception):
+    """The model does not know how it goes on from here."""
+
+
 class Source:
     def __init__(self, name, kind="push", match_keys=(), on_deleted="delete",
                  on_missing="disable", priority=100, columns=None):

@@ -28,7 +28,7 @@ SWITCHES = {
     "parents_beside_refused": False,
     # main of a list that names a department again, then as the main one
     "main_named_twice": False,
-    # a record that is refused closes no cycle
+    # a record that is refused closes and opens no cycle
     "cycles_of_refused": False,
     # a record that returns without a value and is refused has one error row
     "refused_returns": False,

@@ -6,7 +6,7 @@ departments that leave.
 
 import re
 
-from model import COLUMNS, UNIQUE, Illegal, Record, Row
+from model import COLUMNS, UNIQUE, Enough, Illegal, Record, Row
 
 COUNTS = ("created", "updated", "enabled", "disabled", "deleted",
           "unchanged", "linked", "unlinked", "failed")
@@ -339,6 +339,8 @@ class Task:
             if seen[-1].refers is not row:
                 continue
             cut = [r for r in seen if r in in_task and self.was_cut(in_task[r].changes[0].uid)]
+            if not cut and self.errors and not self.switches["cycles_of_refused"]:
+                raise Enough
             if len(cut) != 1:
                 raise Illegal("of a cycle %d departments were made roots" % len(cut))
             cut[0].refers = None
