@@ -218,6 +218,10 @@ TABLE sites ORDER BY id;
 -- a table mapped to something else, or to the same again
 SELECT uds_map_table('sites', 'sites', 'department', 'id', '{"name": {"const": "all"}}');
 SELECT count(*) FROM links WHERE resource = 'sites';
+BEGIN;
+SELECT uds_map_table('sites', 'sites', 'user', 'id', '{}');
+SELECT count(*) FROM links WHERE resource = 'sites';
+ROLLBACK;
 SELECT uds_drop_resource('desks');
 SELECT push('department', '[{"uid": "9", "title": "Twenty"}]');
 TABLE changed;

@@ -234,5 +234,22 @@ CALL apply(:task);
 SELECT resource, pk, uid, action, before, after FROM changed;
 SELECT uds_undo(last_task(), wait => true) > 0 AS undone;
 SELECT badge, nick, enabled FROM badges ORDER BY badge;
+
+--
+-- A task within a task: it would take the stage away
+--
+CREATE FUNCTION pushes(task bigint) RETURNS TABLE (uid text, pk text, action text, before jsonb, after jsonb)
+LANGUAGE plpgsql SET search_path = public AS $$
+BEGIN
+	PERFORM uds_push('{"dataType": "user", "sourceName": "hr", "records": [{"uid": "within"}]}');
+END $$;
+SELECT uds_register_resource('pushes', '{user}', 'pushes(bigint)');
+SELECT read('{"list": [{"id": 8, "name": "Eight"}, {"id": 9, "name": "Nine"}]}') AS task \gset
+CALL apply(:task);
+SELECT status, message FROM uds.tasks WHERE id = last_task();
+\set VERBOSITY terse
+SELECT push('user', '[{"uid": "outside"}]');
+SELECT uds_drop_resource('pushes');
+SELECT push('user', '[{"uid": "outside"}]');
 \c postgres
 DROP DATABASE uds_functions WITH (FORCE);

@@ -254,8 +254,8 @@ rethrow(int level, MemoryContext context, ResourceOwner owner)
 /*
  * uds_push(data) → jsonb: takes records in the caller's transaction
  *
- * ERROR where the envelope is wrong, or from within another push, whose stage
- * it would clear; records that are wrong are reported in the reply and the
+ * ERROR where the envelope is wrong, or from within another push or task,
+ * whose stage it would clear; records that are wrong are reported in the reply and the
  * task ends partial.
  */
 Datum
@@ -272,11 +272,11 @@ uds_push(PG_FUNCTION_ARGS)
 
 	if (PG_ARGISNULL(0))
 		refuse("it is null", "Send a JSON object.");
-	if (pushing)
+	if (pushing || uds_reconciling)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_IN_USE),
-				 errmsg("cannot push from within another push"),
-				 errhint("A trigger on a target table must not call uds_push().")));
+				 errmsg("cannot push from within another %s", pushing ? "push" : "task"),
+				 errhint("Triggers on target tables and registered functions must not call uds_push().")));
 	pushing = true;
 	PG_TRY();
 	{
@@ -292,7 +292,7 @@ uds_push(PG_FUNCTION_ARGS)
 	}
 	PG_CATCH();
 	{
-		pushing = false;
+		pushing = uds_reconciling = false;
 		uds_spi_keep_plans(false);
 		rethrow(level, context, owner);
 	}

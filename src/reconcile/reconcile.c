@@ -24,6 +24,12 @@
 #include "reconcile/reconcile.h"
 #include "reconcile/stage.h"
 
+/*
+ * Whether this process applies a task.  Stays set by an error in a worker,
+ * where the next task sets it anyway.
+ */
+bool		uds_reconciling = false;
+
 /* sets our lock apart from those of pg_advisory_lock(), which are 1 and 2 */
 #define LOCK_RECONCILE 0x7566
 
@@ -352,10 +358,11 @@ judge(const UdsRun *run, const UdsPages *pages, const char **status)
 	return reason;
 }
 
-/* Stage relations of a small task are kept for the next one of the session. */
+/* Ends a task; stage relations of a small one are kept for the next of the session. */
 static void
-drop_stage(const UdsRun *run)
+end_run(const UdsRun *run)
 {
+	uds_reconciling = false;
 	if (run->small)
 		return;
 	uds_stage_drop();
@@ -380,6 +387,7 @@ uds_reconcile(const UdsTask *task, const UdsSource *source,
 	char	   *obstacle;
 	const char *status;
 
+	uds_reconciling = true;
 	run.small = pages->pushed && pages->n_records <= UDS_SMALL_TASK;
 	if (!run.small)
 		take_memory();
@@ -410,12 +418,12 @@ uds_reconcile(const UdsTask *task, const UdsSource *source,
 		uds_part_end(&part, false);
 		uds_outcome_store(&run, kept);
 		*message = psprintf("%s (%s)", obstacle, *message);
-		drop_stage(&run);
+		end_run(&run);
 		return status;
 	}
 	uds_outcome_store(&run, NULL);
 	uds_part_end(&part, true);
 	uds_outcome_notify(&run, counts);
-	drop_stage(&run);
+	end_run(&run);
 	return counts->failed > 0 ? "partial" : "success";
 }

@@ -150,12 +150,13 @@ static const char *const referenced_sql =
 " WHERE f.conrelid = $2 AND f.contype = 'f'"
 "   AND r.name NOT IN (SELECT b.name FROM below b)";
 
-/* Links to another table, or by another key, mean nothing. */
+/* Links to another table, by another key, or of other records, mean nothing. */
 static const char *const forget_links_sql =
 "DELETE FROM uds.record_resources l"
 " USING uds.resources r"
 " WHERE l.resource = $1 AND r.name = $1"
-"   AND ROW(r.target, r.key) IS DISTINCT FROM ROW($2::regclass, $3)";
+"   AND (ROW(r.target, r.key) IS DISTINCT FROM ROW($2::regclass, $3)"
+"        OR r.target IS NOT NULL AND r.accepts <> $4)";
 
 static const char *const store_sql =
 "INSERT INTO uds.resources AS r (name, accepts, target, key, columns, apply, after, level, owner)"
@@ -257,11 +258,11 @@ store(const Registration *given)
 									CStringGetDatum(GetUserNameFromId(given->caller, false)));
 	if (find_resource(given->name, given->caller))
 	{
-		Oid			link_types[3] = {TEXTOID, OIDOID, TEXTOID};
-		Datum		links[3] = {given->name, values[2], values[3]};
-		char		link_nulls[4] = {' ', nulls[2], nulls[3], '\0'};
+		Oid			link_types[4] = {TEXTOID, OIDOID, TEXTOID, TEXTARRAYOID};
+		Datum		links[4] = {given->name, values[2], values[3], given->accepts};
+		char		link_nulls[5] = {' ', nulls[2], nulls[3], ' ', '\0'};
 
-		uds_spi_exec(forget_links_sql, 3, link_types, links, link_nulls);
+		uds_spi_exec(forget_links_sql, 4, link_types, links, link_nulls);
 	}
 	uds_spi_exec(store_sql, 8, types, values, nulls);
 	uds_spi_exec(order_sql, 0, NULL, NULL, NULL);

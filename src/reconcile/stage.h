@@ -115,6 +115,7 @@ extern const UdsResource uds_users;
 extern const UdsResource uds_departments;
 
 /* reconcile.c */
+extern bool uds_reconciling;
 extern void uds_lock_reconciling(void);
 extern void uds_run_prepare(UdsRun *run, const UdsTask *task,
 							const UdsSource *source, bool complete);

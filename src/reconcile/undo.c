@@ -434,6 +434,7 @@ uds_undo_run(const UdsTask *task, const UdsSource *source, UdsTaskCounts *counts
 	char	   *undone = psprintf(INT64_FORMAT, task->retry_of);
 	ListCell   *lc;
 
+	uds_reconciling = true;
 	uds_progress_phase(UDS_PHASE_APPLY);
 	uds_run_prepare(&run, task, source, false);
 	uds_undo_require(task->retry_of, task->id);
@@ -467,5 +468,6 @@ uds_undo_run(const UdsTask *task, const UdsSource *source, UdsTaskCounts *counts
 	*message = summarize(task->retry_of, counts);
 	uds_stage_drop();
 	uds_resources_drop_stage(&run);
+	uds_reconciling = false;
 	return counts->failed > 0 ? "partial" : "success";
 }
