@@ -287,7 +287,8 @@ uds_outcome_notify(const UdsRun *run, const UdsTaskCounts *counts)
 	StringInfoData payload;
 
 	if (counts->created + counts->updated + counts->enabled + counts->disabled +
-		counts->deleted + counts->linked + counts->unlinked == 0)
+		counts->deleted + counts->linked + counts->unlinked == 0 &&
+		!(run->registered && uds_stage_count(run, "SELECT count(*) FROM uds_changed") > 0))
 		return;
 	initStringInfo(&payload);
 	appendStringInfo(&payload, "{\"task\":" INT64_FORMAT ",\"source\":", run->task->id);

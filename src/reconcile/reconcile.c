@@ -394,7 +394,7 @@ uds_reconcile(const UdsTask *task, const UdsSource *source,
 	uds_run_prepare(&run, task, source, pages->complete);
 	uds_progress_phase(UDS_PHASE_MAP);
 	uds_stage_create(&run);
-	run.entries = uds_resources_list(&run);
+	uds_resources_list(&run);
 	uds_resources_create_stage(&run);
 	if (pages->pushed)
 		uds_collect_pushed(&run, pages);

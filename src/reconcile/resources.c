@@ -197,15 +197,14 @@ static const char *const refuse_sql =
 " WHERE EXISTS (SELECT 1 FROM uds_given w WHERE w.data_type = '{data_type}')";
 
 /*
- * Returns the resources that take part in tasks of the source, a List of
- * UdsEntry * in SPI's memory: each comes after those it relies on.
+ * Finds the resources that take part in tasks of the source: run->entries,
+ * in SPI's memory.  Each comes after those it relies on.
  */
-List *
-uds_resources_list(const UdsRun *run)
+void
+uds_resources_list(UdsRun *run)
 {
 	Oid			types[1] = {OIDOID};
 	Datum		values[1] = {ObjectIdGetDatum(run->source->owner)};
-	List	   *list = NIL;
 	uint64		n = uds_spi_exec(list_sql, 1, types, values, NULL);
 
 	for (uint64 i = 0; i < n; i++)
@@ -222,9 +221,9 @@ uds_resources_list(const UdsRun *run)
 		entry->columns = uds_spi_text(i, 6);
 		entry->function = uds_spi_text(i, 7);
 		entry->builtin = uds_spi_text(i, 8)[0] == 't';
-		list = lappend(list, entry);
+		run->registered |= !entry->builtin;
+		run->entries = lappend(run->entries, entry);
 	}
-	return list;
 }
 
 /* Whether a resource that was registered takes records of a type. */

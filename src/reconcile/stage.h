@@ -49,6 +49,7 @@ typedef struct UdsRun
 	bool		kept;			/* its change set goes to uds.changes */
 	bool		small;			/* few records, and no more than those */
 	List	   *entries;		/* of UdsEntry *: resources, in order */
+	bool		registered;		/* some of them are not built in */
 } UdsRun;
 
 /* One of the resources in the list, as uds.resources has it. */
@@ -149,7 +150,7 @@ extern bool uds_stage_attempt(const UdsRun *run, const char *sql);
 extern ErrorData *uds_part_try(const UdsRun *run, void (*work) (void *arg), void *arg);
 
 /* resources.c */
-extern List *uds_resources_list(const UdsRun *run);
+extern void uds_resources_list(UdsRun *run);
 extern bool uds_resources_takes(const UdsEntry *entry, const char *data_type);
 extern void uds_resources_create_stage(const UdsRun *run);
 extern void uds_resources_drop_stage(const UdsRun *run);

@@ -439,7 +439,7 @@ uds_undo_run(const UdsTask *task, const UdsSource *source, UdsTaskCounts *counts
 	uds_run_prepare(&run, task, source, false);
 	uds_undo_require(task->retry_of, task->id);
 	uds_stage_create(&run);
-	run.entries = uds_resources_list(&run);
+	uds_resources_list(&run);
 	uds_resources_create_stage(&run);
 	for (int i = 0; i < lengthof(create_sql); i++)
 		uds_spi_exec(create_sql[i], 0, NULL, NULL, NULL);

@@ -80,4 +80,13 @@ is(query("SELECT n = (SELECT count(*) FROM uds.records WHERE data_type = 'user' 
 	AND NOT (deleted AND last_data IS NULL)) FROM calls WHERE task = $task"),
 	't', 'and a function gets the changed records only');
 is(query('SELECT count(*) FROM uds.unapplied_records'), 0, 'nothing was refused');
+
+# who listens is told, also where users stay as they are
+my $push = q{SELECT uds_push('{"dataType": "user", "records": [{"uid": "quinn", "nickname": "Quinn"}]}') ->> 'message'};
+query($push);
+unlike($node->safe_psql('postgres', "LISTEN uds_changes; $push"), qr/Asynchronous notification/,
+	'a push that changes nothing tells nobody');
+query(q{UPDATE badges SET name = 'x' WHERE badge = 'quinn'});
+like($node->safe_psql('postgres', "LISTEN uds_changes; $push"), qr/Asynchronous notification "uds_changes"/,
+	'one that changes a mapped table alone does');
 done_testing();
