@@ -246,6 +246,8 @@ BEGIN
 	CASE coalesce(NEW.nickname, '')
 	WHEN 'raises' THEN RAISE EXCEPTION 'not this one';
 	WHEN 'divides' THEN NEW.title := (1 / 0)::text;
+	WHEN 'own code' THEN RAISE EXCEPTION 'not that one either' USING ERRCODE = 'UD001';
+	WHEN 'gives up' THEN RAISE EXCEPTION 'enough' USING ERRCODE = 'query_canceled';
 	WHEN 'asserts' THEN ASSERT false, 'never';
 	WHEN 'skips' THEN RETURN NULL;
 	WHEN 'alters' THEN NEW.title := 'by the trigger'; NEW.nickname := upper(NEW.nickname);
@@ -262,14 +264,33 @@ END $$;
 CREATE TRIGGER misbehave BEFORE INSERT OR UPDATE ON uds.users FOR EACH ROW EXECUTE FUNCTION misbehave();
 SELECT push('user', '[{"uid": "y1", "username": "y1", "nickname": "raises"}, {"uid": "y2", "username": "y2", "nickname": "divides"}, {"uid": "y3", "username": "y3", "nickname": "fine"}]');
 SELECT push('user', '[{"uid": "y5", "username": "y5", "nickname": "asserts"}, {"uid": "y5b", "username": "y5b"}]');
+SELECT push('user', '[{"uid": "y6", "username": "y6", "nickname": "own code"}, {"uid": "y6b", "username": "y6b"}]');
+-- what is not about a record is nobody's fault
+SELECT push('user', '[{"uid": "y6", "username": "y6", "nickname": "gives up"}, {"uid": "y6c", "username": "y6c"}]');
 SELECT push('user', '[{"uid": "y7", "username": "y7", "nickname": "alters"}, {"uid": "y7b", "username": "y7b"}]');
 SELECT push('user', '[{"uid": "y8", "username": "y8", "nickname": "pushes"}, {"uid": "y8b", "username": "y8b"}]');
 SELECT push('user', '[{"uid": "y9", "username": "y9", "nickname": "catches"}, {"uid": "y9b", "username": "y9b"}]');
 SELECT username, nickname, title FROM uds.users WHERE username LIKE 'y%' OR username = 'inner' ORDER BY 1;
 TABLE torn;
-SELECT uds_push('{"dataType": "user", "records": [{"uid": "y3", "nickname": "skips", "title": "t"}, {"uid": "y5b", "nickname": "fine"}]}') -> 'code' AS code;
+-- left out: neither stored nor counted
+SELECT push('department', '[{"uid": "stays"}]');
+SELECT push('user', '[{"uid": "y3", "nickname": "skips", "title": "t"}, {"uid": "y5b", "nickname": "fine"}, {"uid": "y10", "username": "y10", "nickname": "skips", "departments": ["stays"]},
+	{"uid": "y11", "username": "y11", "departments": ["stays"]}]');
 SELECT username, nickname, title FROM uds.users WHERE username IN ('y3', 'y5b') ORDER BY 1;
-SELECT uid, action, after FROM uds.changes WHERE task_id = (SELECT max(id) FROM uds.tasks) ORDER BY seq;
+SELECT uid, action, after - '{user_id,department_id,source_id,main_department_id}'::text[] AS after FROM uds.changes WHERE task_id = (SELECT max(id) FROM uds.tasks) ORDER BY seq;
+SELECT uid, data ->> 'nickname' AS nickname FROM uds.records WHERE uid IN ('y3', 'y10', 'y11') ORDER BY 1;
+CREATE FUNCTION stay() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
+CREATE TRIGGER stay BEFORE DELETE ON uds.users FOR EACH ROW WHEN (OLD.username = 'y11') EXECUTE FUNCTION stay();
+SELECT push('user', '[{"uid": "y11", "isDeleted": true}, {"uid": "y5b", "isDeleted": true}]');
+SELECT username, (SELECT count(*) FROM uds.department_members m WHERE m.user_id = u.id) AS departments FROM uds.users u WHERE username IN ('y11', 'y5b') ORDER BY 1;
+SELECT resource, uid, action FROM uds.changes WHERE task_id = (SELECT max(id) FROM uds.tasks) ORDER BY seq;
+DROP TRIGGER stay ON uds.users;
+CREATE TRIGGER stay BEFORE DELETE OR INSERT ON uds.departments FOR EACH ROW EXECUTE FUNCTION stay();
+SELECT push('department', '[{"uid": "stays", "isDeleted": true}, {"uid": "never"}]');
+SELECT uid, action, before, after FROM uds.changes WHERE task_id = (SELECT max(id) FROM uds.tasks) ORDER BY seq;
+SELECT count(*) AS members FROM uds.department_members m JOIN uds.users u ON u.id = m.user_id WHERE username = 'y11';
+SELECT uid, deleted FROM uds.records WHERE data_type = 'department' AND uid IN ('stays', 'never') ORDER BY 1;
+DROP TRIGGER stay ON uds.departments;
 DROP TRIGGER misbehave ON uds.users;
 TABLE torn;
 

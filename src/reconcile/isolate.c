@@ -104,27 +104,36 @@ typedef struct Isolation
 } Isolation;
 
 /*
- * Whether an error speaks of the data.  The others (no memory, no disk,
- * canceled, deadlocked, a defect of ours) would meet any record.
+ * Whether an error is about the data.  All are, those with codes of the
+ * user's own included, but for what would meet any record: where in doubt,
+ * one record is set aside and the others go on, and the error is seen all
+ * the same.  Class 54 is the record's: deep nesting, or a value that no index
+ * takes.
  */
 static bool
 blames_record(int sqlerrcode)
 {
+	switch (sqlerrcode)
+	{
+		case ERRCODE_OBJECT_IN_USE:
+		case ERRCODE_LOCK_NOT_AVAILABLE:
+			return false;
+	}
 	switch (ERRCODE_TO_CATEGORY(sqlerrcode))
 	{
-		case MAKE_SQLSTATE('2', '1', '0', '0', '0'):
-		case MAKE_SQLSTATE('2', '2', '0', '0', '0'):
-		case MAKE_SQLSTATE('2', '3', '0', '0', '0'):
-		case MAKE_SQLSTATE('2', '7', '0', '0', '0'):
-		case MAKE_SQLSTATE('3', '8', '0', '0', '0'):
-		case MAKE_SQLSTATE('3', '9', '0', '0', '0'):
-		case MAKE_SQLSTATE('4', '2', '0', '0', '0'):
-		case MAKE_SQLSTATE('4', '4', '0', '0', '0'):
-		case MAKE_SQLSTATE('5', '4', '0', '0', '0'):
-		case MAKE_SQLSTATE('P', '0', '0', '0', '0'):
-			return true;
-		default:
+		case MAKE_SQLSTATE('0', '8', '0', '0', '0'):	/* connection */
+		case MAKE_SQLSTATE('2', '5', '0', '0', '0'):	/* transaction state */
+		case MAKE_SQLSTATE('2', 'D', '0', '0', '0'):	/* transaction ended */
+		case MAKE_SQLSTATE('4', '0', '0', '0', '0'):	/* deadlock, serialization */
+		case MAKE_SQLSTATE('5', '3', '0', '0', '0'):	/* no memory, no disk */
+		case MAKE_SQLSTATE('5', '7', '0', '0', '0'):	/* canceled, shut down */
+		case MAKE_SQLSTATE('5', '8', '0', '0', '0'):	/* input and output */
+		case MAKE_SQLSTATE('7', '2', '0', '0', '0'):	/* snapshot too old */
+		case MAKE_SQLSTATE('F', '0', '0', '0', '0'):	/* configuration file */
+		case MAKE_SQLSTATE('X', 'X', '0', '0', '0'):	/* a defect */
 			return false;
+		default:
+			return true;
 	}
 }
 
@@ -194,6 +203,7 @@ typedef struct Part
 	Isolation  *isolation;
 	Datum	   *numbers;		/* int8 */
 	int			n;
+	uint64		written;		/* rows that the statement processed */
 } Part;
 
 static void
@@ -201,9 +211,10 @@ run_whole(void *arg)
 {
 	Isolation  *isolation = arg;
 
-	uds_stage_write(isolation->run,
-					uds_stage_expand(isolation->statement->sql, "rows", "",
-									 "reference", "n.reference", NULL));
+	isolation->statement->written =
+		uds_stage_write(isolation->run,
+						uds_stage_expand(isolation->statement->sql, "rows", "",
+										 "reference", "n.reference", NULL));
 }
 
 static void
@@ -219,6 +230,7 @@ run_part(void *arg)
 
 	if (SPI_execute_plan(part->isolation->plan, values, NULL, false, 0) < 0)
 		elog(ERROR, "could not execute a statement over a part of the stage");
+	part->written = SPI_processed;
 }
 
 static void
@@ -316,7 +328,10 @@ isolate_part(Isolation *isolation, Datum *numbers, int n)
 	error = uds_part_try(isolation->run, run_part, &part);
 	MemoryContextSwitchTo(caller);
 	if (error == NULL)
+	{
 		isolation->passed = true;
+		isolation->statement->written += part.written;
+	}
 	else if (n > 1)
 		cut(isolation, numbers, n);
 	else if (error->sqlerrcode == ERRCODE_UNIQUE_VIOLATION)
@@ -397,8 +412,20 @@ list_rows(const Isolation *isolation, int *n)
 }
 
 /*
+ * Takes rows of the resource that were set aside out of the stage.
+ */
+void
+uds_stage_forget_rejected(const UdsResource *resource)
+{
+	for (int i = 0; i < lengthof(forget_sql); i++)
+		uds_spi_exec(uds_stage_expand(forget_sql[i], "resource", resource->name, NULL),
+					 0, NULL, NULL, NULL);
+}
+
+/*
  * Runs a statement over the rows of a stage relation as the source's owner;
- * rows that the database refuses go to rejected.  Returns whether any did.
+ * rows that the database refuses go to rejected.  Returns whether any did;
+ * statement->written receives how many rows it processed.
  *
  * The statement must contain "{rows}" where a condition can follow, over the
  * relation's column n, which numbers its rows; statement->rows is that
@@ -416,6 +443,7 @@ uds_stage_isolate(const UdsRun *run, const UdsResource *resource,
 	if (uds_part_try(run, run_whole, &isolation) == NULL)
 		return false;
 
+	statement->written = 0;
 	uds_filled_forget();
 	init_refused(&isolation.bad);
 	init_refused(&isolation.early);
@@ -442,9 +470,7 @@ uds_stage_isolate(const UdsRun *run, const UdsResource *resource,
 	reject(&isolation, &isolation.bad);
 	reject(&isolation, &isolation.early);
 	if (!statement->keeps_rows)
-		for (int i = 0; i < lengthof(forget_sql); i++)
-			uds_spi_exec(uds_stage_expand(forget_sql[i], "resource", resource->name, NULL),
-						 0, NULL, NULL, NULL);
+		uds_stage_forget_rejected(resource);
 	return true;
 }
 

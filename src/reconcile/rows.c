@@ -164,48 +164,70 @@ static const char *const insert_sql =
 "  FROM written w"
 "  JOIN uds_desired d ON d.pk = w.id";
 
-/* Memberships go first, so that the change set has them. */
+/*
+ * Memberships go in the same statement, so that the change set has them; not
+ * those of a row that a trigger keeps.
+ */
 static const char *const delete_sql =
-"WITH unlinked AS"
-"     (DELETE FROM uds.department_members m"
+"WITH written AS"
+"     (DELETE FROM {table} t"
 "       USING uds_leaving d"
-"       WHERE m.{member_column} = d.pk AND d.resource = '{resource}'{rows}"
-"   RETURNING m.*, CASE WHEN d.resource = 'users' THEN d.uid END AS uid),"
+"       WHERE t.id = d.pk AND d.resource = '{resource}'{rows}"
+"   RETURNING t.id, d.uid, to_jsonb(t) AS before),"
+"     unlinked AS"
+"     (DELETE FROM uds.department_members m"
+"       USING written w"
+"       WHERE m.{member_column} = w.id"
+"   RETURNING m.*, CASE WHEN '{resource}' = 'users' THEN w.uid END AS uid),"
 "     told AS"
 "     (INSERT INTO uds_changed (resource, pk, uid, action, before)"
 "      SELECT 'members', u.department_id || ':' || u.user_id, u.uid, 'unlink',"
 "             to_jsonb(u) - 'uid'"
-"        FROM unlinked u),"
-"     {orphaned}"
-"     written AS"
-"     (DELETE FROM {table} t"
-"       USING uds_leaving d"
-"       WHERE t.id = d.pk AND d.resource = '{resource}'{rows}"
-"   RETURNING t.id, d.uid, to_jsonb(t) AS before)"
+"        FROM unlinked u){orphaned} "
 "INSERT INTO uds_changed (resource, pk, uid, action, before)"
 "SELECT '{resource}', w.id::text, w.uid, 'delete', w.before"
 "  FROM written w";
 
 /* What points to a department that goes: the foreign keys let go of it. */
 static const char *const orphaned_sql =
-"     orphaned AS"
+",    orphaned AS"
 "     (INSERT INTO uds_changed (resource, pk, action, before, after)"
 "      SELECT 'departments', c.id::text, 'update',"
 "             jsonb_build_object('parent_id', c.parent_id),"
 "             jsonb_build_object('parent_id', NULL)"
-"        FROM uds_leaving d"
-"        JOIN uds.departments c ON c.parent_id = d.pk"
-"       WHERE d.resource = 'departments'{rows}"
-"         AND NOT EXISTS (SELECT 1"
+"        FROM written w"
+"        JOIN uds.departments c ON c.parent_id = w.id"
+"       WHERE NOT EXISTS (SELECT 1"
 "                           FROM uds_leaving o"
 "                          WHERE o.resource = 'departments' AND o.pk = c.id)"
 "       UNION ALL"
 "      SELECT 'users', u.id::text, 'update',"
 "             jsonb_build_object('main_department_id', u.main_department_id),"
 "             jsonb_build_object('main_department_id', NULL)"
-"        FROM uds_leaving d"
-"        JOIN uds.users u ON u.main_department_id = d.pk"
-"       WHERE d.resource = 'departments'{rows}),";
+"        FROM written w"
+"        JOIN uds.users u ON u.main_department_id = w.id)";
+
+/* Rows that were to be written, are not, and were not refused either. */
+static const char *const left_out_sql =
+"INSERT INTO uds_rejected (n, data_type, uid, resource, pk, sqlstate, message, record)"
+"SELECT DISTINCT ON (d.pk) w.n, '{data_type}', d.uid, '{resource}', d.pk, '38000',"
+"       'a trigger on {table} left it out', w.data"
+"  FROM {relation} d"
+"  LEFT JOIN uds_work w ON w.pk = d.pk AND w.resource = '{resource}'"
+" WHERE {undone}"
+" ORDER BY d.pk, w.gone";
+
+static const char *const not_inserted_sql =
+"d.is_new AND NOT EXISTS (SELECT 1 FROM {table} t WHERE t.id = d.pk)";
+
+static const char *const not_updated_sql =
+"EXISTS (SELECT 1 FROM {table} t WHERE t.id = d.pk)"
+" AND NOT EXISTS (SELECT 1"
+"                   FROM uds_changed c"
+"                  WHERE c.resource = '{resource}' AND c.pk = d.pk::text AND c.action = d.action)";
+
+static const char *const not_deleted_sql =
+"d.resource = '{resource}' AND EXISTS (SELECT 1 FROM {table} t WHERE t.id = d.pk)";
 
 /* A row that could not be deleted is still there: so is its record. */
 static const char *const keep_refused_sql =
@@ -245,7 +267,7 @@ static const char *const enabled_again_sql =
 
 /* What there is to do at all: rows to insert, to update, to note as disabled. */
 static const char *const facts_sql =
-"SELECT coalesce(bool_or(is_new), false), coalesce(bool_or(NOT is_new), false),"
+"SELECT count(*) FILTER (WHERE is_new), coalesce(bool_or(NOT is_new), false),"
 "       coalesce(bool_or(noted OR is_disabled), false)"
 "  FROM uds_desired";
 
@@ -306,9 +328,31 @@ uds_rows_desire(const UdsRun *run, const UdsResource *resource)
 	uds_stage_clear(run, "uds_referred");
 }
 
-/* Runs a statement over desired, setting aside the rows it refuses. */
+/*
+ * Sets aside the rows of a relation that a statement should have written and
+ * has not, where fewer are "written" than "wanted": triggers may leave rows
+ * out without a word.
+ */
 static bool
-write_rows(const UdsRun *run, const UdsResource *resource, const char *sql)
+set_aside_left_out(const UdsRun *run, const UdsResource *resource, const char *relation,
+				   const char *undone, int64 wanted, int64 written)
+{
+	if (written >= wanted ||
+		uds_stage_exec(run, expand(resource, uds_stage_expand(left_out_sql,
+															  "data_type", resource->data_type,
+															  "relation", relation,
+															  "undone", undone, NULL))) == 0)
+		return false;
+	uds_stage_forget_rejected(resource);
+	return true;
+}
+
+/*
+ * Runs a statement over desired, setting aside the rows it refuses.  Returns
+ * whether there were any; *written receives how many rows it wrote.
+ */
+static bool
+write_rows(const UdsRun *run, const UdsResource *resource, const char *sql, int64 *written)
 {
 	UdsStatement statement = {
 		.sql = expand(resource, sql),
@@ -318,49 +362,67 @@ write_rows(const UdsRun *run, const UdsResource *resource, const char *sql)
 		.blamed = resource->name,
 		.reference = resource == &uds_departments ? "NULL::bigint" : NULL
 	};
+	bool		refused = uds_stage_isolate(run, resource, &statement);
 
-	return uds_stage_isolate(run, resource, &statement);
+	*written = statement.written;
+	return refused;
 }
 
-/* Updates the rows that differ. */
-static void
+/* Updates the rows that differ.  Returns whether any was set aside. */
+static bool
 update_rows(const UdsRun *run, const UdsResource *resource, const UdsColumns *columns)
 {
 	char	   *new_all = uds_stage_expand(new_sql, "differing", "", NULL);
 	char	   *new_differing = uds_stage_expand(new_sql, "differing",
 												 " AND d.pk IN (SELECT x.pk FROM uds_differing x)",
 												 NULL);
+	int64		wanted;
+	int64		written;
+	bool		refused;
 
 	uds_stage_clear(run, "uds_differing");
-	write_rows(run, resource, uds_stage_expand(compare_sql,
-											   "new", new_all,
-											   "enabled", uds_columns_enabled(resource),
-											   "pairs", columns->pairs.data,
-											   "values", columns->values.data,
-											   "old", columns->old.data, NULL));
-	if (!uds_filled("uds_differing"))
-		return;
+	refused = write_rows(run, resource, uds_stage_expand(compare_sql,
+														 "new", new_all,
+														 "enabled", uds_columns_enabled(resource),
+														 "pairs", columns->pairs.data,
+														 "values", columns->values.data,
+														 "old", columns->old.data, NULL),
+						 &wanted);
+	if (wanted == 0)
+		return refused;
 	uds_stage_analyze(run, "uds_differing");
-	write_rows(run, resource, uds_stage_expand(update_sql,
-											   "columns", columns->names.data,
-											   "values", columns->values.data,
-											   "new", new_differing, NULL));
+	refused |= write_rows(run, resource, uds_stage_expand(update_sql,
+														  "columns", columns->names.data,
+														  "values", columns->values.data,
+														  "new", new_differing, NULL),
+						  &written);
+	return set_aside_left_out(run, resource, "uds_differing", not_updated_sql,
+							  wanted, written) || refused;
 }
 
-/* Inserts the rows that are new. */
-static void
-insert_rows(const UdsRun *run, const UdsResource *resource, const UdsColumns *columns)
+/* Inserts the rows that are new.  Returns whether any was set aside. */
+static bool
+insert_rows(const UdsRun *run, const UdsResource *resource, const UdsColumns *columns,
+			int64 wanted)
 {
-	if (!write_rows(run, resource, uds_stage_expand(insert_sql,
-													"columns", columns->names.data,
-													"set", columns->set.data,
-													"nested", columns->nested.data,
-													"domains", columns->domains.data,
-													"values", columns->inserts.data, NULL)) ||
-		resource != &uds_departments)
-		return;
-	uds_stage_exec(run, drop_references_sql);
-	uds_stage_exec_as_owner(run, expand(resource, complete_references_sql));
+	int64		written;
+	bool		refused = write_rows(run, resource,
+									 uds_stage_expand(insert_sql,
+													  "columns", columns->names.data,
+													  "set", columns->set.data,
+													  "nested", columns->nested.data,
+													  "domains", columns->domains.data,
+													  "values", columns->inserts.data, NULL),
+									 &written);
+
+	refused |= set_aside_left_out(run, resource, "uds_desired", not_inserted_sql,
+								  wanted, written);
+	if (refused && resource == &uds_departments)
+	{
+		uds_stage_exec(run, drop_references_sql);
+		uds_stage_exec_as_owner(run, expand(resource, complete_references_sql));
+	}
+	return refused;
 }
 
 /*
@@ -372,21 +434,19 @@ void
 uds_rows_write(const UdsRun *run, const UdsResource *resource)
 {
 	const UdsColumns *columns = uds_columns_list(resource);
-	bool		inserts;
+	int64		inserts = uds_stage_count(run, facts_sql);
 	bool		updates;
 	bool		notes;
 
-	uds_stage_exec(run, facts_sql);
-	inserts = uds_spi_text(0, 1)[0] == 't';
 	updates = uds_spi_text(0, 2)[0] == 't';
 	notes = uds_spi_text(0, 3)[0] == 't';
 
-	if (resource == &uds_departments && inserts)
-		insert_rows(run, resource, columns);
+	if (resource == &uds_departments && inserts > 0)
+		insert_rows(run, resource, columns, inserts);
 	if (updates)
 		update_rows(run, resource, columns);
-	if (resource != &uds_departments && inserts)
-		insert_rows(run, resource, columns);
+	if (resource != &uds_departments && inserts > 0)
+		insert_rows(run, resource, columns, inserts);
 	if (notes)
 	{
 		uds_stage_exec(run, expand(resource, enabled_again_sql));
@@ -412,11 +472,17 @@ uds_rows_delete(const UdsRun *run, const UdsResource *resource)
 		.blamed = resource->name
 	};
 
+	int64		wanted;
+	bool		refused;
+
 	if (!uds_filled("uds_leaving") ||
-		uds_stage_count(run, expand(resource,
-									"SELECT count(*) FROM uds_leaving WHERE resource = '{resource}'")) == 0)
+		(wanted = uds_stage_count(run, expand(resource,
+											  "SELECT count(*) FROM uds_leaving WHERE resource = '{resource}'"))) == 0)
 		return;
-	if (uds_stage_isolate(run, resource, &statement))
+	refused = uds_stage_isolate(run, resource, &statement);
+	refused |= set_aside_left_out(run, resource, "uds_leaving", not_deleted_sql,
+								  wanted, statement.written);
+	if (refused)
 		uds_stage_exec(run, expand(resource, keep_refused_sql));
 	uds_stage_exec(run, expand(resource, forget_links_sql));
 	if (resource == &uds_departments)

@@ -93,6 +93,7 @@ typedef struct UdsStatement
 	const char *blamed;			/* resource named in the error rows */
 	const char *reference;		/* for {reference} over parts, see rows.c */
 	bool		keeps_rows;		/* the record's other effects stand */
+	int64		written;		/* result: rows that it processed */
 } UdsStatement;
 
 /* Pieces of statements that depend on the columns of a target table. */
@@ -145,6 +146,7 @@ extern void uds_part_begin(UdsPart *saved);
 extern void uds_part_end(const UdsPart *saved, bool keep);
 extern bool uds_stage_isolate(const UdsRun *run, const UdsResource *resource,
 							  UdsStatement *statement);
+extern void uds_stage_forget_rejected(const UdsResource *resource);
 extern bool uds_stage_attempt(const UdsRun *run, const char *sql);
 
 extern ErrorData *uds_part_try(const UdsRun *run, void (*work) (void *arg), void *arg);
