@@ -1,5 +1,7 @@
 """Users of a task: matching, unique values, memberships.  See model.py."""
 
+import itertools
+
 from model import UNIQUE, Illegal, Membership
 from task import Desired, Task, listed, refused_value
 
@@ -141,17 +143,23 @@ class FullTask(Task):
         values = self.outcome(accepted, everybody)
         if not self.is_unique(values):
             raise Illegal("unique values that two rows claim are given to both")
+        if chosen and self.is_plain(everybody):
+            self.check_refused(chosen, accepted, everybody)
         for desired in chosen:
-            more = accepted + [desired]
-            if self.is_unique(self.outcome(more, everybody)) and self.is_plain(everybody):
-                raise Illegal("%s is refused, although it could be applied"
-                              % desired.changes[0].uid)
             self.set_aside(desired, changes, "23505", "user")
         for row, own in values.items():
             if own != {c: row.values[c] for c in UNIQUE} and self.is_leaver(row, everybody):
                 row.values.update(own)
                 self.act(row, "update")
         return accepted
+
+    def check_refused(self, chosen, accepted, everybody):
+        """No more could have been applied, alone or together."""
+        for number in range(1, len(chosen) + 1):
+            for more in itertools.combinations(chosen, number):
+                if self.is_unique(self.outcome(accepted + list(more), everybody)):
+                    raise Illegal("%s refused, although it could be applied"
+                                  % ", ".join(d.changes[0].uid for d in more))
 
     def is_plain(self, everybody):
         """Whether nobody gives up a unique value for another."""
