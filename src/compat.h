@@ -48,4 +48,13 @@
 						InvalidMultiXactId, NULL, NULL, false)
 #endif
 
+/* 16 can leave out all but summarizing indexes; needs executor/executor.h */
+#if PG_VERSION_NUM >= 160000
+#define uds_insert_index_tuples(info, slot, estate) \
+	((void) ExecInsertIndexTuples((info), (slot), (estate), false, false, NULL, NIL, false))
+#else
+#define uds_insert_index_tuples(info, slot, estate) \
+	((void) ExecInsertIndexTuples((info), (slot), (estate), false, false, NULL, NIL))
+#endif
+
 #endif							/* UDS_COMPAT_H */

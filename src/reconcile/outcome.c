@@ -75,7 +75,9 @@ static const char *const errors_sql =
 " LIMIT {limit}";
 
 static const char *const store_changes_sql =
-"INSERT INTO uds.changes (task_id, seq, resource, pk, uid, action, before, after, applied)"
+"INSERT INTO uds.changes (task_id, seq, resource, pk, uid, action, before, after, applied) ";
+
+static const char *const stored_changes_sql =
 "SELECT $2, c.seq - (SELECT min(m.seq) - 1 FROM {changes} AS m), c.resource, c.pk, c.uid, c.action, c.before, c.after, {applied}"
 "  FROM {changes} AS c";
 
@@ -247,15 +249,22 @@ uds_outcome_store(const UdsRun *run, UdsKept *kept)
 	if (kept != NULL)
 	{
 		store_kept(run, &kept->changes,
-				   uds_stage_expand(store_changes_sql, "applied", "false",
-									"changes", "kept", NULL));
+				   uds_stage_expand(psprintf("%s%s", store_changes_sql, stored_changes_sql),
+									"applied", "false", "changes", "kept", NULL));
 		store_kept(run, &kept->errors,
 				   uds_stage_expand(store_errors_sql, "errors", "kept", NULL));
 		return;
 	}
 	if (run->kept)
-		uds_stage_exec(run, uds_stage_expand(store_changes_sql, "applied", "true",
-											 "changes", "uds_changed", NULL));
+	{
+		char	   *changes = uds_stage_expand(stored_changes_sql, "applied", "true",
+											   "changes", "uds_changed", NULL);
+
+		if (run->small)
+			uds_stage_exec(run, psprintf("%s%s", store_changes_sql, changes));
+		else
+			uds_stage_bulk(run, "changes", changes);
+	}
 	uds_stage_exec(run, uds_stage_expand(store_errors_sql, "errors",
 										 psprintf("(%s)",
 												  uds_stage_expand(errors_sql, "limit",

@@ -72,11 +72,16 @@ static const char *const missing_sql =
 "                      AND (j.uid IS NULL OR j.uid = r.uid OR lower(j.uid) = r.uid_key))";
 
 static const char *const insert_sql =
-"INSERT INTO uds.records (id, source_id, data_type, uid, uid_key, data, deleted, task_id)"
-"OVERRIDING SYSTEM VALUE "
-"SELECT record_id, $1, '{data_type}', uid, uid_key, data, gone, $2"
-"  FROM uds_work"
-" WHERE is_new";
+"INSERT INTO uds.records (id, source_id, data_type, uid, uid_key, data, last_data, deleted,"
+"                         first_seen_at, changed_at, task_id, restored)"
+"OVERRIDING SYSTEM VALUE ";
+
+/* All columns; {hash} is the last one, which an INSERT reckons by itself. */
+static const char *const new_sql =
+"SELECT w.record_id, $1, '{data_type}'::text, w.uid, w.uid_key, w.data, NULL::jsonb, w.gone,"
+"       now(), now(), $2, NULL::bigint{hash}"
+"  FROM uds_work w"
+" WHERE w.is_new";
 
 static const char *const update_sql =
 "UPDATE uds.records r"
@@ -96,7 +101,7 @@ static const char *const unlink_sql =
  * Who is matched to the row of one who left takes it over for good: a record
  * of the same source that returns, or leaves once more, has no part in it.
  */
-static const char *const link_sql =
+static const char *const pass_on_sql =
 "WITH passed_on AS"
 "     (DELETE FROM uds.record_resources l"
 "       USING uds_work w, uds.records r"
@@ -111,6 +116,14 @@ static const char *const link_sql =
 "                                  WHERE p.resource_pk = w.pk::text AND p.created)"
 "  FROM uds_work w"
 " WHERE w.link IS NOT NULL";
+
+static const char *const link_sql =
+"INSERT INTO uds.record_resources (record_id, resource, resource_pk, created) ";
+
+static const char *const linked_sql =
+"SELECT w.record_id, '{resource}'::text, w.pk::text, true"
+"  FROM uds_work w"
+" WHERE w.link = 'new'";
 
 /* A match that changes nothing in its row is a change all the same. */
 static const char *const tell_matched_sql =
@@ -131,7 +144,9 @@ static const char *const facts_sql =
 "                                             AND c.action <> 'link')),"
 "       coalesce(bool_or(w.is_new), false),"
 "       coalesce(bool_or(w.is_changed AND NOT w.is_new), false),"
-"       coalesce(bool_or(w.link IS NOT NULL), false)"
+"       coalesce(bool_or(w.link IS NOT NULL), false),"
+"       coalesce(bool_or(w.link = 'matched'), false),"
+"       coalesce(bool_or(w.link IS NOT NULL AND NOT w.is_new), false)"
 "  FROM uds_work w";
 
 static char *
@@ -178,6 +193,19 @@ uds_records_compare(const UdsRun *run, const UdsResource *resource, bool settled
 }
 
 /*
+ * Adds the rows of a query to a table of ours; "insert" is the beginning of
+ * the statement that would do it as well.
+ */
+static void
+add_rows(const UdsRun *run, const char *table, const char *insert, const char *query)
+{
+	if (run->small)
+		uds_stage_exec(run, psprintf("%s%s", insert, query));
+	else
+		uds_stage_bulk(run, table, query);
+}
+
+/*
  * Stores the records in work and links them to their rows.  Records that did
  * not change are not touched.  Returns how many live ones changed no row.
  */
@@ -188,21 +216,31 @@ uds_records_store(const UdsRun *run, const UdsResource *resource)
 	bool		inserts;
 	bool		updates;
 	bool		links;
+	bool		matches;
+	bool		relinks;
 
 	uds_stage_exec(run, expand(run, resource, facts_sql));
 	unchanged = pg_strtoint64(uds_spi_text(0, 1));
 	inserts = uds_spi_text(0, 2)[0] == 't';
 	updates = uds_spi_text(0, 3)[0] == 't';
 	links = uds_spi_text(0, 4)[0] == 't';
+	matches = uds_spi_text(0, 5)[0] == 't';
+	relinks = uds_spi_text(0, 6)[0] == 't';
 	if (inserts)
-		uds_stage_exec(run, expand(run, resource, insert_sql));
+		add_rows(run, "records", insert_sql,
+				 expand(run, resource,
+						uds_stage_expand(new_sql, "hash",
+										 run->small ? "" : ", uds.record_hash(w.data)", NULL)));
 	if (updates)
 		uds_stage_exec(run, expand(run, resource, update_sql));
-	if (links)
-	{
+	if (relinks)
 		uds_stage_exec(run, expand(run, resource, unlink_sql));
-		uds_stage_exec(run, expand(run, resource, link_sql));
+	if (matches)
+	{
+		uds_stage_exec(run, expand(run, resource, pass_on_sql));
 		uds_stage_exec(run, expand(run, resource, tell_matched_sql));
 	}
+	else if (links)
+		add_rows(run, "record_resources", link_sql, expand(run, resource, linked_sql));
 	return unchanged;
 }

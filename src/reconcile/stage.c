@@ -388,6 +388,17 @@ uds_stage_expand(const char *sql,...)
 	return buf.data;
 }
 
+/* See uds_stage_exec().  Returns the level of settings to go back from. */
+static int
+avoid_loops(void)
+{
+	int			level = NewGUCNestLevel();
+
+	(void) set_config_option("enable_nestloop", "off", PGC_USERSET, PGC_S_SESSION,
+							 GUC_ACTION_SAVE, true, 0, false);
+	return level;
+}
+
 /* Runs a statement with $1, the source's id, and $2, the task's. */
 static uint64
 exec_plain(const UdsRun *run, const char *sql)
@@ -419,12 +430,26 @@ uds_stage_exec(const UdsRun *run, const char *sql)
 
 	if (run->small)
 		return exec_plain(run, sql);
-	level = NewGUCNestLevel();
-	(void) set_config_option("enable_nestloop", "off", PGC_USERSET, PGC_S_SESSION,
-							 GUC_ACTION_SAVE, true, 0, false);
+	level = avoid_loops();
 	n = exec_plain(run, sql);
 	AtEOXact_GUC(true, level);
 	return n;
+}
+
+/*
+ * Adds the rows of a query over the stage, of a large task, to a table of
+ * ours; see uds_bulk_insert() for what the query must give.
+ */
+void
+uds_stage_bulk(const UdsRun *run, const char *table, const char *query)
+{
+	Oid			types[2] = {INT8OID, INT8OID};
+	Datum		values[2] = {Int64GetDatum(run->source->id),
+	Int64GetDatum(run->task->id)};
+	int			level = avoid_loops();
+
+	uds_bulk_insert(table, query, 2, types, values);
+	AtEOXact_GUC(true, level);
 }
 
 /*

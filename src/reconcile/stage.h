@@ -132,6 +132,7 @@ extern char *uds_stage_expand(const char *sql,...);
 extern uint64 uds_stage_exec(const UdsRun *run, const char *sql);
 extern uint64 uds_stage_write(const UdsRun *run, const char *sql);
 extern uint64 uds_stage_exec_as_owner(const UdsRun *run, const char *sql);
+extern void uds_stage_bulk(const UdsRun *run, const char *table, const char *query);
 extern int64 uds_stage_count(const UdsRun *run, const char *sql);
 extern const char *uds_stage_live(const UdsRun *run, const UdsResource *resource);
 
