@@ -117,5 +117,15 @@ SELECT title, enabled FROM uds.departments WHERE title LIKE 'kept%';
 INSERT INTO uds.departments (title) VALUES ('hand made');
 SELECT push('department', '[{"uid": "hand made", "isDeleted": true}]', 'hr');
 SELECT title, enabled FROM uds.departments WHERE title = 'hand made';
+
+--
+-- Beside one that the database refuses
+--
+SELECT push('department', '[{"uid": "e1"}, {"uid": "e2", "parentUid": "e1"}, {"uid": "e3", "sort": "x"}, {"uid": "e4", "parentUid": "e3"}]');
+SELECT uid, after ? 'parent_id' AS parent FROM uds.changes WHERE task_id = (SELECT max(id) FROM uds.tasks) ORDER BY uid;
+SELECT d.title, d.is_leaf, p.title AS parent FROM uds.departments d LEFT JOIN uds.departments p ON p.id = d.parent_id WHERE d.title LIKE 'e_' ORDER BY 1;
+-- set aside once, whatever else is wrong with it
+SELECT uds_push('{"dataType": "department", "records": [{"uid": "e5", "sort": "x", "parentUid": "e5"}, {"uid": "e6", "parentUid": "e6"}]}') #> '{result,0,detail,count}' AS count;
+SELECT uid, sqlstate FROM uds.task_errors WHERE task_id = (SELECT max(id) FROM uds.tasks) ORDER BY uid;
 \c postgres
 DROP DATABASE uds_contract_departments;

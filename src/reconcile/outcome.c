@@ -39,6 +39,13 @@ static const char *const counts_sql =
 "         WHERE resource IN ('users', 'departments')"
 "         GROUP BY resource, pk) AS c";
 
+/* Who is set aside altogether needs not be told of a part of the record. */
+static const char *const fold_errors_sql =
+"DELETE FROM uds_rejected j"
+" USING uds_rejected o"
+" WHERE j.pk IS NULL AND o.pk IS NOT NULL"
+"   AND o.n = j.n AND o.data_type = j.data_type AND o.resource = j.resource";
+
 /* Rows that go, as a guard counts them. */
 static const char *const going_sql =
 "SELECT count(DISTINCT pk)"
@@ -133,7 +140,8 @@ result_number(int column)
 }
 
 /*
- * Fills the counts that the change set and the error rows give.
+ * Fills the counts that the change set and the error rows give, of which a
+ * record keeps no more than one for its row.
  */
 void
 uds_outcome_count(const UdsRun *run, UdsTaskCounts *counts)
@@ -148,6 +156,8 @@ uds_outcome_count(const UdsRun *run, UdsTaskCounts *counts)
 	counts->linked = result_number(6);
 	counts->unlinked = result_number(7);
 	counts->failed = result_number(8);
+	if (counts->failed > 1)
+		counts->failed -= uds_stage_exec(run, fold_errors_sql);
 }
 
 /*

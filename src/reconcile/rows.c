@@ -246,6 +246,15 @@ static const char *const complete_references_sql =
 "  JOIN uds_desired d ON d.pk = f.pk AND d.is_new"
 " WHERE t.id = f.pk AND t.{reference_column} IS DISTINCT FROM f.department_id";
 
+/* The change set has them all the same. */
+static const char *const tell_references_sql =
+"UPDATE uds_changed c"
+"   SET after = c.after || jsonb_build_object('{reference_column}', t.{reference_column})"
+"  FROM uds_desired d"
+"  JOIN {table} t ON t.id = d.pk"
+" WHERE d.is_new AND t.{reference_column} IS NOT NULL"
+"   AND c.resource = '{resource}' AND c.action = 'create' AND c.pk = d.pk::text";
+
 static const char *const drop_references_sql =
 "UPDATE uds_referred f"
 "   SET department_id = NULL"
@@ -421,6 +430,7 @@ insert_rows(const UdsRun *run, const UdsResource *resource, const UdsColumns *co
 	{
 		uds_stage_exec(run, drop_references_sql);
 		uds_stage_exec_as_owner(run, expand(resource, complete_references_sql));
+		uds_stage_exec(run, expand(resource, tell_references_sql));
 	}
 	return refused;
 }
