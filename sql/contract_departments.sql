@@ -119,6 +119,34 @@ SELECT push('department', '[{"uid": "hand made", "isDeleted": true}]', 'hr');
 SELECT title, enabled FROM uds.departments WHERE title = 'hand made';
 
 --
+-- A cycle mends itself when another of its departments changes
+--
+SELECT push('department', '[{"uid": "c1", "parentUid": "c3"}, {"uid": "c2", "parentUid": "c1"}, {"uid": "c3"}]');
+SELECT push('department', '[{"uid": "c3", "parentUid": "c2"}]');
+SELECT title, depth FROM uds.department_tree WHERE title LIKE 'c_' ORDER BY path;
+-- who was cut off is told once, and cut off for as long as it lasts
+SELECT push('department', '[{"uid": "c1", "parentUid": "c3", "sort": 1}]');
+SELECT push('department', '[{"uid": "c4"}, {"uid": "c2", "parentUid": "c4"}]');
+SELECT title, depth FROM uds.department_tree WHERE title LIKE 'c_' ORDER BY path;
+SELECT count(*) FROM uds.pending_references p JOIN uds.records r ON r.id = p.record_id WHERE r.uid LIKE 'c_';
+-- one of them goes
+SELECT push('department', '[{"uid": "c4", "parentUid": "c3"}]');
+SELECT push('department', '[{"uid": "c1", "isDeleted": true}]');
+SELECT title, depth FROM uds.department_tree WHERE title LIKE 'c_' ORDER BY path;
+SELECT push('department', '[{"uid": "c2", "isDeleted": true}]');
+SELECT title, depth FROM uds.department_tree WHERE title LIKE 'c_' ORDER BY path;
+
+--
+-- Deleted by hand and pushed again: it gets back who names it
+--
+SELECT push('department', '[{"uid": "h1"}, {"uid": "h2", "parentUid": "h1"}]');
+SELECT push('user', '[{"uid": "hu", "username": "hu", "departments": ["h2", {"uid": "h1", "isMain": true}]}, {"uid": "hv", "username": "hv"}]');
+DELETE FROM uds.departments WHERE title = 'h1';
+SELECT push('department', '[{"uid": "h1"}]');
+SELECT title, depth, members FROM uds.department_tree WHERE title LIKE 'h_' ORDER BY path;
+SELECT u.username, d.title FROM uds.users u JOIN uds.departments d ON d.id = u.main_department_id WHERE username LIKE 'h_';
+
+--
 -- Beside one that the database refuses
 --
 SELECT push('department', '[{"uid": "e1"}, {"uid": "e2", "parentUid": "e1"}, {"uid": "e3", "sort": "x"}, {"uid": "e4", "parentUid": "e3"}]');
@@ -127,5 +155,17 @@ SELECT d.title, d.is_leaf, p.title AS parent FROM uds.departments d LEFT JOIN ud
 -- set aside once, whatever else is wrong with it
 SELECT uds_push('{"dataType": "department", "records": [{"uid": "e5", "sort": "x", "parentUid": "e5"}, {"uid": "e6", "parentUid": "e6"}]}') #> '{result,0,detail,count}' AS count;
 SELECT uid, sqlstate FROM uds.task_errors WHERE task_id = (SELECT max(id) FROM uds.tasks) ORDER BY uid;
+
+--
+-- Who waits already is not noted again
+--
+SELECT push('department', '[{"uid": "w", "parentUid": "not yet"}]');
+CREATE TABLE noted AS SELECT xmin::text AS written, ctid::text AS place, * FROM uds.pending_references;
+SELECT count(*) FROM noted WHERE uid_key = 'not yet';
+SELECT push('department', '[{"uid": "w", "parentUid": "not yet"}]');
+SELECT * FROM noted EXCEPT SELECT xmin::text, ctid::text, * FROM uds.pending_references;
+-- but what it does not wait for any more is forgotten
+SELECT push('department', '[{"uid": "w", "parentUid": "nor this"}]');
+SELECT uid_key FROM uds.pending_references WHERE uid_key IN ('not yet', 'nor this');
 \c postgres
 DROP DATABASE uds_contract_departments;

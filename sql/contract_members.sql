@@ -137,5 +137,48 @@ SELECT departments('other'), departments('dan');
 --
 SELECT push('user', '[{"uid": "fay", "enabled": false}]', 'hr');
 SELECT title, members, members_below FROM uds.department_tree WHERE title IN ('b', 'x') ORDER BY title;
+
+--
+-- The main department goes: the first of the rest takes over
+--
+SELECT push('department', '[{"uid": "m1"}, {"uid": "m2"}, {"uid": "m3", "parentUid": "m1"}]', 'hr');
+SELECT push('user', '[{"uid": "eve", "username": "eve", "departments": ["m1", "m2", "m3"]}, {"uid": "fay", "username": "fay", "departments": ["m1"]}, {"uid": "gus", "username": "gus", "departments": ["m1", "m2"]}]', 'hr');
+SELECT push('user', '[{"uid": "gus", "nickname": "names none"}]', 'hr');
+SELECT push('department', '[{"uid": "m1", "isDeleted": true}]', 'hr');
+SELECT departments('eve'), departments('fay'), departments('gus');
+SELECT resource, uid, action, count(*), bool_and(after -> 'main_department_id' <> 'null') AS main FROM uds.changes
+WHERE task_id = (SELECT max(id) FROM uds.tasks) GROUP BY 1, 2, 3 ORDER BY 1, 2, 3;
+SELECT push('department', '[{"uid": "m1"}]', 'hr');
+SELECT departments('eve'), departments('fay'), departments('gus');
+-- memberships stay where the department cannot go
+CREATE TABLE rooms (department_id bigint REFERENCES uds.departments);
+INSERT INTO rooms SELECT id FROM uds.departments WHERE title = 'm2';
+SELECT push('department', '[{"uid": "m2", "isDeleted": true}]', 'hr');
+SELECT departments('eve'), departments('gus');
+DROP TABLE rooms;
+
+--
+-- The only source that names departments leaves, the other says nothing
+--
+SELECT push('user', '[{"uid": "hal", "username": "hal", "departments": ["a"]}]', 'hr');
+SELECT push('user', '[{"uid": "hal", "username": "hal"}]', 'it');
+SELECT push('user', '[{"uid": "hal", "isDeleted": true}]', 'hr');
+SELECT departments('hal');
+
+--
+-- Who leads is a matter of the department, also for who names none
+--
+SELECT push('department', '[{"uid": "o", "owners": ["ida"]}, {"uid": "o2", "owners": ["joe"]}]', 'hr');
+SELECT push('user', '[{"uid": "ida", "username": "ida", "departments": ["o"]}, {"uid": "joe", "username": "joe", "departments": ["o2"]}, {"uid": "kim", "username": "kim", "departments": ["o"]}]', 'hr');
+SELECT push('user', '[{"uid": "ida", "nickname": "I"}, {"uid": "kim", "nickname": "K"}]', 'hr');
+SELECT push('department', '[{"uid": "o", "owners": ["kim"]}]', 'hr');
+SELECT departments('ida'), departments('joe'), departments('kim');
+SELECT uid, action, before, after FROM uds.changes WHERE task_id = (SELECT max(id) FROM uds.tasks) ORDER BY uid;
+-- a department that left has no owners
+SELECT uds_alter_source('hr', on_deleted => 'disable');
+SELECT push('department', '[{"uid": "o", "owners": ["kim"], "isDeleted": true}, {"uid": "o2", "owners": ["joe"], "isDeleted": true}]', 'hr');
+SELECT departments('ida'), departments('joe'), departments('kim');
+SELECT push('department', '[{"uid": "o", "owners": ["kim"]}, {"uid": "o2", "owners": ["joe"]}]', 'hr');
+SELECT departments('ida'), departments('joe'), departments('kim');
 \c postgres
 DROP DATABASE uds_contract_members;

@@ -102,9 +102,13 @@ static const char *const parents_sql =
 " WHERE l.data ? 'parentUid'"
 " ORDER BY l.pk, l.priority, l.source_id";
 
-/* The parents as they would be; of each cycle, the youngest row is cut off. */
+/*
+ * The parents as they would be.  Each cycle is cut where it was cut before,
+ * else at a record of the task, the youngest row; the others are left as they
+ * are.  A department that goes has no parent.
+ */
 static const char *const cycles_sql =
-"INSERT INTO uds_cut (pk) "
+"INSERT INTO uds_cut (pk, cycle) "
 "WITH RECURSIVE walk AS"
 "     (SELECT f.pk AS start, f.department_id AS at, ARRAY[f.pk] AS seen"
 "        FROM uds_referred f"
@@ -115,12 +119,24 @@ static const char *const cycles_sql =
 "             w.seen || w.at"
 "        FROM walk w"
 "        LEFT JOIN uds_referred f ON f.pk = w.at"
-"        LEFT JOIN uds.departments d ON d.id = w.at"
+"        LEFT JOIN uds.departments d"
+"               ON d.id = w.at"
+"              AND NOT EXISTS (SELECT 1"
+"                                FROM uds_leaving x"
+"                               WHERE x.resource = 'departments' AND x.pk = d.id)"
 "       WHERE w.at <> ALL (w.seen) AND w.at IS NOT NULL) "
-"SELECT DISTINCT (SELECT max(s.pk)"
-"                   FROM unnest(w.seen) AS s (pk)"
-"                   JOIN uds_referred f USING (pk)) AS pk"
+"SELECT DISTINCT ON (c.pk) c.pk, w.seen"
 "  FROM walk w"
+" CROSS JOIN LATERAL"
+"       (SELECT f.pk"
+"          FROM unnest(w.seen) AS s (pk)"
+"          JOIN uds_referred f USING (pk)"
+"          JOIN uds_work k USING (pk)"
+"          LEFT JOIN uds.departments d ON d.id = f.pk"
+"         ORDER BY (NOT k.is_changed AND d.id IS NOT NULL AND d.parent_id IS NULL"
+"                   AND EXISTS (SELECT 1 FROM uds.departments p WHERE p.id = f.department_id)) DESC,"
+"                  k.n IS NULL, f.pk DESC"
+"         LIMIT 1) AS c"
 " WHERE w.at = w.start";
 
 static const char *const cut_sql =
@@ -129,12 +145,14 @@ static const char *const cut_sql =
 "  FROM uds_cut c"
 " WHERE f.pk = c.pk";
 
+/* Who was cut off before and takes part only for others was told then. */
 static const char *const cut_error_sql =
 "INSERT INTO uds_rejected (n, data_type, uid, resource, sqlstate, message, record)"
 "SELECT w.n, 'department', w.uid, 'departments', '22023',"
 "       'its parents form a cycle; it was made a root', w.data"
 "  FROM uds_cut c"
-"  JOIN uds_work w USING (pk)";
+"  JOIN uds_work w USING (pk)"
+" WHERE w.n IS NOT NULL";
 
 static const char *const leaves_sql =
 "UPDATE uds.departments d"
@@ -160,6 +178,15 @@ uds_departments_of_record(const UdsResource *resource)
 }
 
 /*
+ * Returns a query for the departments that the record "l" names: uid.
+ */
+const char *
+uds_departments_uids(const UdsResource *resource)
+{
+	return resource == &uds_users ? uids_of_users_sql : uids_of_departments_sql;
+}
+
+/*
  * Fills department_ref: with the task's departments while these are in work,
  * and with those stored before.  Of a small task, only those that the records
  * of "resource" in work name: what a push costs must not depend on how many
@@ -173,9 +200,7 @@ uds_departments_refer(const UdsRun *run, const UdsResource *resource)
 	if (run->small)
 		uds_stage_exec(run, uds_stage_expand(needed_sql,
 											 "live", uds_stage_live(run, resource),
-											 "uids", resource == &uds_users ?
-											 uids_of_users_sql : uids_of_departments_sql,
-											 NULL));
+											 "uids", uds_departments_uids(resource), NULL));
 	uds_stage_exec(run, uds_stage_expand(refer_sql,
 										 "staying_work", staying_sql,
 										 "only_needed", run->small ? only_needed_sql : "",

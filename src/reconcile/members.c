@@ -16,11 +16,20 @@
 
 #include "reconcile/stage.h"
 
+/*
+ * Who loses a record or the main department is decided as well, although the
+ * others say nothing.
+ */
 static const char *const scope_sql =
 "INSERT INTO uds_member_scope (user_id, silent, decided)"
 "SELECT d.pk,"
 "       coalesce(array_agg(l.source_id) FILTER (WHERE NOT l.data ? 'departments'), '{}'),"
 "       bool_and(l.pk IS NULL) OR bool_or(l.data ? 'departments')"
+"       OR EXISTS (SELECT 1 FROM uds_work w WHERE w.pk = d.pk AND w.gone)"
+"       OR EXISTS (SELECT 1"
+"                    FROM uds_leaving x"
+"                    JOIN uds.users u ON u.main_department_id = x.pk"
+"                   WHERE x.resource = 'departments' AND u.id = d.pk)"
 "  FROM uds_desired d"
 "  LEFT JOIN ({live}) AS l USING (pk)"
 " WHERE d.leave IS DISTINCT FROM 'delete'"
@@ -63,6 +72,12 @@ static const char *const owners_sql =
 "                                      WHEN 'array' THEN r.data -> 'owners'"
 "                                      ELSE '[]' END) AS o (uid)";
 
+/* A membership m whose department stays. */
+#define NOT_LEAVING \
+"NOT EXISTS (SELECT 1" \
+"              FROM uds_leaving x" \
+"             WHERE x.resource = 'departments' AND x.pk = m.department_id)"
+
 static const char *const own_sql =
 "UPDATE uds_asserted a"
 "   SET is_owner = true"
@@ -82,7 +97,9 @@ static const char *const own_sql =
 
 /*
  * Main: the first that a record calls so, of the best source; else the
- * present one while still a member; else the first of the list.
+ * present one while still a member; else the first of the list, or of those
+ * that a record left alone.  One that goes counts only where there is no other:
+ * it takes itself out of the row.
  */
 static const char *const main_sql =
 "INSERT INTO uds_referred (pk, department_id)"
@@ -96,9 +113,17 @@ static const char *const main_sql =
 "                                    FROM uds.department_members m"
 "                                   WHERE m.user_id = u.id"
 "                                     AND m.department_id = u.main_department_id"
-"                                     AND (m.source_id IS NULL OR m.source_id = ANY (s.silent)))"
+"                                     AND (m.source_id IS NULL OR m.source_id = ANY (s.silent))"
+"                                     AND " NOT_LEAVING ")"
 "                     THEN u.main_department_id END,"
-"                best.first)"
+"                best.first,"
+"                (SELECT min(m.department_id)"
+"                   FROM uds.department_members m"
+"                  WHERE m.user_id = u.id AND m.source_id = ANY (s.silent)"
+"                    AND " NOT_LEAVING "),"
+"                (SELECT x.pk"
+"                   FROM uds_leaving x"
+"                  WHERE x.resource = 'departments' AND x.pk = u.main_department_id))"
 "  FROM uds_member_scope s"
 "  LEFT JOIN (SELECT user_id,"
 "                    (array_agg(department_id ORDER BY priority, source_id, ord)"
@@ -109,27 +134,40 @@ static const char *const main_sql =
 "  LEFT JOIN uds.users u ON u.id = s.user_id"
 " WHERE s.decided";
 
+/*
+ * Who leads a department may change for those, too, whose record leaves their
+ * memberships alone.  The memberships of a department that goes do so with it,
+ * so that they stay if it cannot go.
+ */
 static const char *const diff_sql =
 "INSERT INTO uds_member_diff (n, user_id, department_id, action, uid, is_owner, source_id, before)"
 "SELECT row_number() OVER (),"
 "       coalesce(d.user_id, m.user_id), coalesce(d.department_id, m.department_id),"
 "       CASE WHEN m.user_id IS NULL THEN 'link'"
-"            WHEN d.user_id IS NULL THEN 'unlink'"
+"            WHEN d.user_id IS NULL AND m.source_id <> ALL (m.silent) THEN 'unlink'"
 "            ELSE 'update' END,"
-"       p.uid, d.is_owner, d.source_id,"
+"       p.uid, coalesce(d.is_owner, m.leads), coalesce(d.source_id, m.source_id),"
 "       CASE WHEN m.user_id IS NOT NULL"
 "            THEN jsonb_build_object('is_owner', m.is_owner, 'source_id', m.source_id) END"
 "  FROM (SELECT a.user_id, a.department_id, bool_or(a.is_owner) AS is_owner,"
 "               (array_agg(a.source_id ORDER BY a.priority, a.source_id))[1] AS source_id"
 "          FROM uds_asserted a"
 "         GROUP BY a.user_id, a.department_id) AS d"
-"  FULL JOIN (SELECT x.*, s.silent"
+"  FULL JOIN (SELECT x.*, s.silent, o.is_owner AS leads"
 "               FROM uds.department_members x"
-"               JOIN uds_member_scope s USING (user_id)) AS m"
+"               JOIN uds_member_scope s USING (user_id)"
+"               LEFT JOIN (SELECT w.pk, a.department_id, bool_or(a.is_owner) AS is_owner"
+"                            FROM uds_arrived a"
+"                            JOIN uds_work w ON w.uid_key = a.uid_key"
+"                           WHERE a.data_type = 'user' AND w.resource = 'users'"
+"                           GROUP BY w.pk, a.department_id) AS o"
+"                      ON o.pk = x.user_id AND o.department_id = x.department_id) AS m"
 "    ON m.user_id = d.user_id AND m.department_id = d.department_id"
 "  JOIN uds_desired p ON p.pk = coalesce(d.user_id, m.user_id)"
 " WHERE m.user_id IS NULL"
-"    OR (d.user_id IS NULL AND m.source_id IS NOT NULL AND m.source_id <> ALL (m.silent))"
+"    OR (d.user_id IS NULL AND m.source_id IS NOT NULL"
+"        AND CASE WHEN m.source_id = ANY (m.silent) THEN m.leads <> m.is_owner"
+"                 ELSE " NOT_LEAVING " END)"
 "    OR (d.user_id IS NOT NULL AND m.source_id IS NOT NULL"
 "        AND (m.is_owner <> d.is_owner OR m.source_id <> d.source_id))";
 

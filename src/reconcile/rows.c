@@ -296,14 +296,18 @@ static const char *const disabled_now_sql =
 "  FROM uds_desired d"
 " WHERE is_disabled AND NOT was_disabled AND leave IS DISTINCT FROM 'delete'";
 
-/* The change set names the user of a membership by the source's uid. */
-static const char *const name_members_sql =
+/*
+ * The change set names whom it takes a membership, a main department or a
+ * parent from by the source's uid.
+ */
+static const char *const name_bereft_sql =
 "UPDATE uds_changed c"
 "   SET uid = r.uid"
 "  FROM uds.record_resources l"
 "  JOIN uds.records r ON r.id = l.record_id AND r.source_id = $1"
-" WHERE c.resource = 'members' AND c.uid IS NULL"
-"   AND l.resource = 'users' AND l.resource_pk = split_part(c.pk, ':', 2)";
+" WHERE c.uid IS NULL"
+"   AND l.resource = CASE c.resource WHEN 'members' THEN 'users' ELSE c.resource END"
+"   AND l.resource_pk = CASE c.resource WHEN 'members' THEN split_part(c.pk, ':', 2) ELSE c.pk END";
 
 static char *
 expand(const UdsResource *resource, const char *sql)
@@ -496,5 +500,5 @@ uds_rows_delete(const UdsRun *run, const UdsResource *resource)
 		uds_stage_exec(run, expand(resource, keep_refused_sql));
 	uds_stage_exec(run, expand(resource, forget_links_sql));
 	if (resource == &uds_departments)
-		uds_stage_exec(run, name_members_sql);
+		uds_stage_exec(run, name_bereft_sql);
 }

@@ -95,13 +95,18 @@ static const char *const create_sql[] = {
 
 	/*
 	 * what the task's departments bring about in records that it does not
-	 * have: those that waited for a department, those whose owner flags change
+	 * have; data_type: department, who waits for it; user, who leads that
+	 * department from now on or no longer; lost, who names a department that
+	 * was deleted by hand and is made again
 	 */
 	"CREATE TEMP TABLE uds_arrived"
-	"(data_type text, uid_key text)",
+	"(data_type text, uid_key text, department_id bigint, is_owner boolean)",
 
-	/* departments whose parent is taken away, because parents form a cycle */
-	"CREATE TEMP TABLE uds_cut (pk bigint)",
+	/*
+	 * departments whose parent is taken away, because parents form a cycle;
+	 * cycle: all that are on it
+	 */
+	"CREATE TEMP TABLE uds_cut (pk bigint, cycle bigint[])",
 
 	/* users that new records stand for */
 	"CREATE TEMP TABLE uds_matched"

@@ -231,6 +231,7 @@ extern void uds_departments_resolve_parents(const UdsRun *run);
 extern void uds_departments_refer(const UdsRun *run, const UdsResource *resource);
 extern void uds_departments_mark_leaves(const UdsRun *run);
 extern const char *uds_departments_of_record(const UdsResource *resource);
+extern const char *uds_departments_uids(const UdsResource *resource);
 
 /* outcome.c */
 typedef struct UdsKept UdsKept;
