@@ -227,5 +227,28 @@ SELECT * FROM uds_members_as_of(:'before') EXCEPT ALL TABLE members_before;
 \set VERBOSITY terse
 SELECT count(*) FROM uds_users_as_of('2001-01-01');
 SELECT count(*) FROM uds_members_as_of('2001-01-01');
+
+--
+-- A record that came as deleted and was never seen before is forgotten
+--
+SELECT push('user', '[{"uid": "seen"}, {"uid": "unseen", "isDeleted": true}]') AS unseen \gset
+SELECT uid, deleted, pk IS NOT NULL AS has_row FROM known WHERE uid LIKE '%seen';
+SELECT uds_undo(:unseen, wait => true) AS undo \gset
+SELECT uid, deleted, pk IS NOT NULL AS has_row FROM known WHERE uid LIKE '%seen';
+SELECT uds_undo(:undo, wait => true) AS undo \gset
+SELECT uid, deleted, pk IS NOT NULL AS has_row FROM known WHERE uid LIKE '%seen';
+
+--
+-- A leaver's row that passed on to another record comes back to it
+--
+SELECT uds_alter_source('hr', match_keys => '{username}', on_deleted => 'disable');
+SELECT push('user', '[{"uid": "first", "username": "pat"}]') > 0 AS pushed;
+SELECT push('user', '[{"uid": "first", "username": "pat", "isDeleted": true}]') > 0 AS pushed;
+SELECT push('user', '[{"uid": "second", "username": "pat"}]') AS passed \gset
+SELECT uid, created, disabled FROM known WHERE uid IN ('first', 'second');
+SELECT uds_undo(:passed, wait => true) > 0 AS undone;
+SELECT uid, pk IS NOT NULL AS has_row, created, disabled FROM known WHERE uid IN ('first', 'second');
+SELECT push('user', '[{"uid": "first", "username": "pat"}]') > 0 AS pushed;
+SELECT username, enabled FROM uds.users WHERE username = 'pat';
 \c postgres
 DROP DATABASE uds_undo WITH (FORCE);

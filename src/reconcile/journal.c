@@ -35,12 +35,21 @@ static const char *const keep_sql =
 "  LEFT JOIN uds.records r ON r.id = p.record_id "
 "ON CONFLICT DO NOTHING";
 
-/* Those that change, and those that lose the row they stand behind. */
+/*
+ * Those that change or are seen first as deleted, and those that lose the row
+ * they stand behind, because it goes or another record takes it over.
+ */
 static const char *const changing_sql =
 "SELECT w.record_id, '{resource}' AS resource, w.pk::text AS pk"
 "  FROM uds_work w"
-" WHERE CASE WHEN w.is_new THEN w.link = 'matched'"
+" WHERE CASE WHEN w.is_new THEN w.link IS DISTINCT FROM 'new'"
 "            ELSE w.is_changed OR w.link IS NOT NULL END"
+" UNION "
+"SELECT l.record_id, l.resource, l.resource_pk"
+"  FROM uds_work w"
+"  JOIN uds.record_resources l ON l.resource = '{resource}' AND l.resource_pk = w.pk::text"
+"  JOIN uds.records r ON r.id = l.record_id AND r.source_id = $1 AND r.id <> w.record_id"
+" WHERE w.link = 'matched'"
 " UNION "
 "SELECT l.record_id, l.resource, l.resource_pk"
 "  FROM uds_leaving x"
@@ -139,15 +148,24 @@ static const char *const link_sql =
 " CROSS JOIN LATERAL jsonb_to_recordset(p.links) AS l (resource text, resource_pk text, created boolean)"
 " WHERE p.how <> 'remove'";
 
-/* Records that did not change with the task, but lost their row to it. */
+/*
+ * Records that did not change with the task, but lost their row to it: because
+ * it went, or because a record took it over that is put back.
+ */
 static const char *const link_again_sql =
 "INSERT INTO uds.record_resources (record_id, resource, resource_pk, created)"
 "SELECT h.record_id, l.resource, l.resource_pk, l.created"
 "  FROM uds.record_history h"
 "  JOIN uds.records r ON r.id = h.record_id"
 " CROSS JOIN LATERAL jsonb_to_recordset(h.links) AS l (resource text, resource_pk text, created boolean)"
-"  JOIN uds_changed c ON c.action = 'create' AND c.resource = l.resource AND c.pk = l.resource_pk"
-" WHERE h.task_id = {undone} "
+" WHERE h.task_id = {undone}"
+"   AND (EXISTS (SELECT 1"
+"                  FROM uds_changed c"
+"                 WHERE c.action = 'create' AND c.resource = l.resource AND c.pk = l.resource_pk)"
+"        OR EXISTS (SELECT 1"
+"                     FROM uds_past p"
+"                    WHERE p.resource = l.resource AND p.resource_pk = l.resource_pk"
+"                      AND p.record_id <> h.record_id)) "
 "ON CONFLICT DO NOTHING";
 
 static const char *const wait_sql =
