@@ -22,8 +22,6 @@ SWITCHES = {
     "owners_of_silent": False,
     # a leaver keeps what was claimed by a record that is refused
     "claims_of_refused": False,
-    # undo forgets records that came as deleted and were never seen before
-    "undo_of_unseen": False,
     # change set and is_leaf of departments created beside a refused one
     "parents_beside_refused": False,
     # main of a list that names a department again, then as the main one

@@ -125,8 +125,4 @@ class Model:
         before, after = self.last
         after = copy.deepcopy(after)
         self.state = copy.deepcopy(before)
-        if not self.switches["undo_of_unseen"]:
-            for key, record in after.records.items():
-                if record.deleted and record.row is None:
-                    self.state.records.setdefault(key, copy.copy(record))
         self.last = (after, self.state)

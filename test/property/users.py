@@ -2,7 +2,7 @@
 
 import itertools
 
-from model import UNIQUE, Illegal, Membership
+from model import UNIQUE, Enough, Illegal, Membership
 from task import Desired, Task, listed, refused_value
 
 
@@ -98,13 +98,12 @@ class FullTask(Task):
         """The unique values that all rows would have: row -> column -> value."""
         values = {row: {c: row.values[c] for c in UNIQUE} for row in self.state.rows["user"]}
         claimed = {}
-        refused = [d for d in everybody if d not in accepted]
         for desired in accepted:
             if desired.leave == "delete":
                 values.pop(desired.row, None)
             else:
                 values[desired.row] = desired.claims()
-        for desired in accepted + ([] if self.switches["claims_of_refused"] else refused):
+        for desired in accepted:
             if desired.live:
                 for column in UNIQUE:
                     if desired.merged.get(column):
@@ -140,6 +139,7 @@ class FullTask(Task):
             if desired.did_without:
                 uid = [c.uid for c in desired.changes if not c.gone][0]
                 self.errors.append(("user", uid, "23505"))
+        self.check_claims([d for d in everybody if d not in accepted], everybody)
         values = self.outcome(accepted, everybody)
         if not self.is_unique(values):
             raise Illegal("unique values that two rows claim are given to both")
@@ -152,6 +152,15 @@ class FullTask(Task):
                 row.values.update(own)
                 self.act(row, "update")
         return accepted
+
+    def check_claims(self, refused, everybody):
+        """A known defect: a leaver may lose what a refused record claims."""
+        if not self.switches["claims_of_refused"] and any(
+                row.values[column] is not None and row.values[column] == d.merged.get(column)
+                and self.is_leaver(row, everybody)
+                for d in refused if d.live for row in self.state.rows["user"]
+                for column in UNIQUE):
+            raise Enough
 
     def check_refused(self, chosen, accepted, everybody):
         """No more could have been applied, alone or together."""
