@@ -226,17 +226,18 @@ TABLE torn;
 ALTER TABLE uds.users ADD COLUMN uid text, ADD COLUMN departments text, ADD COLUMN "isDeleted" text, ADD COLUMN isdeleted text,
 	ADD COLUMN n text, ADD COLUMN pk text, ADD COLUMN data text, ADD COLUMN merged text, ADD COLUMN "select" text, ADD COLUMN "CamelCase" text, ADD COLUMN camelcase text,
 	ADD COLUMN "a""b" text, ADD COLUMN "it's" text, ADD COLUMN "$1" text, ADD COLUMN "two words" text, ADD COLUMN "ü" text,
-	ADD COLUMN "back\slash" text, ADD COLUMN "%s" text;
+	ADD COLUMN "back\slash" text, ADD COLUMN "%s" text, ADD COLUMN "{rows}" text DEFAULT '{values}', ADD COLUMN "{reference}" text, ADD COLUMN "{resource}" text;
 SELECT push('user', '[{"uid": "q", "username": "q", "isdeleted": "no", "n": "1", "pk": "2", "data": "3", "merged": "4", "select": "5", "CamelCase": "6", "camelcase": "7",
-	"a\"b": "8", "it''s": "9", "$1": "11", "two words": "12", "ü": "13", "back\\slash": "14", "%s": "15"}]');
-SELECT push('user', '[{"uid": "q", "a\"b": "16", "it''s": "17", "$1": "19", "CamelCase": null}]');
+	"a\"b": "8", "it''s": "9", "$1": "11", "two words": "12", "ü": "13", "back\\slash": "14", "%s": "15", "{rows}": "16", "{reference}": "17"}]');
+SELECT push('user', '[{"uid": "q", "a\"b": "16", "it''s": "17", "$1": "19", "CamelCase": null, "{resource}": "{new}"}, {"uid": "q2", "username": "q2"}]');
+SELECT "{rows}", "{reference}" FROM uds.users WHERE username IN ('q', 'q2') ORDER BY username;
 SELECT to_jsonb(u) - '{id,created_at,updated_at,avatar,phone,email,title,nickname,protected,main_department_id}'::text[] AS row FROM uds.users u WHERE username = 'q';
 SELECT before, after FROM uds.changes WHERE uid = 'q' AND action = 'update';
 SELECT push('user', '[{"uid": "q", "departments": ["d"], "isDeleted": true}]');
 SELECT count(*) FROM uds.users WHERE username = 'q';
 ALTER TABLE uds.users DROP COLUMN uid, DROP COLUMN departments, DROP COLUMN "isDeleted", DROP COLUMN isdeleted, DROP COLUMN n, DROP COLUMN pk, DROP COLUMN data, DROP COLUMN merged,
 	DROP COLUMN "select", DROP COLUMN "CamelCase", DROP COLUMN camelcase, DROP COLUMN "a""b", DROP COLUMN "it's", DROP COLUMN "$1", DROP COLUMN "two words",
-	DROP COLUMN "ü", DROP COLUMN "back\slash", DROP COLUMN "%s";
+	DROP COLUMN "ü", DROP COLUMN "back\slash", DROP COLUMN "%s", DROP COLUMN "{rows}", DROP COLUMN "{reference}", DROP COLUMN "{resource}";
 
 --
 -- Triggers of one's own

@@ -75,7 +75,8 @@ add_column(UdsColumns *lists, const char *name, const char *literal,
 	appendStringInfo(&lists->names, "%s%s", comma, name);
 	appendStringInfo(&lists->values, "%s%s", comma, value);
 	appendStringInfo(&lists->old, "%s(n.old).%s", comma, name);
-	appendStringInfo(&lists->inserts, "%s%s", comma, insert);
+	if (insert != NULL)
+		appendStringInfo(&lists->inserts, "%s%s", comma, insert);
 	add_pair(&lists->pairs, &lists->n_pairs, literal, value);
 	if (is_nested)
 		appendStringInfo(&lists->nested,
@@ -148,7 +149,7 @@ read_columns(const UdsResource *resource, UdsColumns *lists)
 	name = psprintf("CASE WHEN n.reference_known THEN n.reference ELSE (n.old).%s END",
 					resource->reference);
 	add_column(lists, resource->reference, quote_literal_cstr(resource->reference),
-			   name, "{reference}", false, false);
+			   name, NULL, false, false);
 }
 
 /* What was read of each table, until it or a type changes. */

@@ -206,6 +206,16 @@ typedef struct Part
 	uint64		written;		/* rows that the statement processed */
 } Part;
 
+/* The statement's text with a condition over its rows, or none. */
+static char *
+complete(const UdsStatement *statement, const char *rows, const char *reference)
+{
+	char	   *sql = uds_stage_expand(statement->sql, "rows", rows,
+									   "reference", reference, NULL);
+
+	return statement->words == NULL ? sql : uds_stage_expand_words(sql, statement->words);
+}
+
 static void
 run_whole(void *arg)
 {
@@ -213,8 +223,7 @@ run_whole(void *arg)
 
 	isolation->statement->written =
 		uds_stage_write(isolation->run,
-						uds_stage_expand(isolation->statement->sql, "rows", "",
-										 "reference", "n.reference", NULL));
+						complete(isolation->statement, "", "n.reference"));
 }
 
 static void
@@ -453,11 +462,9 @@ uds_stage_isolate(const UdsRun *run, const UdsResource *resource,
 	 * Planned once for a few rows, whose number is not known: then each row
 	 * is looked up by its key, which is right for one and good for many.
 	 */
-	isolation.plan = SPI_prepare_cursor(uds_stage_expand(statement->sql,
-														 "rows", statement->rows,
-														 "reference", statement->reference ?
-														 statement->reference : "n.reference",
-														 NULL),
+	isolation.plan = SPI_prepare_cursor(complete(statement, statement->rows,
+												 statement->reference ?
+												 statement->reference : "n.reference"),
 										3, types, CURSOR_OPT_GENERIC_PLAN);
 	if (isolation.plan == NULL)
 		elog(ERROR, "could not prepare a statement over a part of the stage");

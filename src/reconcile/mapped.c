@@ -424,25 +424,34 @@ open_table(const UdsRun *run, const UdsEntry *entry, char **obstacle)
 	return mapped;
 }
 
-/* Puts all words into a statement but {rows}; see uds_stage_isolate(). */
+/* What goes into the statements over the table. */
+static const char *const *
+list_words(const UdsEntry *entry, const Mapped *mapped)
+{
+	const char *const words[] = {
+		"resource", entry->literal,
+		"table", mapped->table->name,
+		"key", mapped->table->key,
+		"key_literal", mapped->table->key_literal,
+		"key_type", mapped->table->key_type,
+		"stream", mapped->stream,
+		"columns", mapped->columns.data,
+		"new", mapped->new.data,
+		"old", mapped->old.data,
+		"inserts", mapped->inserts.data,
+		"types", mapped->types.data,
+		"others", mapped->others.data,
+		"others_new", mapped->others_new.data,
+		NULL
+	};
+
+	return memcpy(palloc(sizeof(words)), words, sizeof(words));
+}
+
 static char *
 expand(const UdsEntry *entry, const Mapped *mapped, const char *sql)
 {
-	return uds_stage_expand(sql,
-							"resource", entry->literal,
-							"table", mapped->table->name,
-							"key", mapped->table->key,
-							"key_literal", mapped->table->key_literal,
-							"key_type", mapped->table->key_type,
-							"stream", mapped->stream,
-							"columns", mapped->columns.data,
-							"new", mapped->new.data,
-							"old", mapped->old.data,
-							"inserts", mapped->inserts.data,
-							"types", mapped->types.data,
-							"others", mapped->others.data,
-							"others_new", mapped->others_new.data,
-							NULL);
+	return uds_stage_expand_words(sql, list_words(entry, mapped));
 }
 
 /* Runs a statement over a stage relation, setting aside what it refuses. */
@@ -451,7 +460,8 @@ write_rows(const UdsRun *run, const UdsEntry *entry, const Mapped *mapped,
 		   const char *relation, const char *rows, const char *sql)
 {
 	UdsStatement statement = {
-		.sql = expand(entry, mapped, sql),
+		.sql = sql,
+		.words = list_words(entry, mapped),
 		.rows = rows,
 		.relation = relation,
 		.pk = "record_id",

@@ -150,7 +150,7 @@ static const char *const update_sql =
 static const char *const insert_sql =
 "WITH written AS"
 "     (INSERT INTO {table} AS t (id, {columns})"
-"      SELECT n.pk, {values}"
+"      SELECT n.pk, {values}, {reference}"
 "        FROM (SELECT d.*, jsonb_populate_record(NULL::{table}, {domains}d.merged) AS p,"
 "                     f.department_id AS reference"
 "                FROM uds_desired d"
@@ -361,14 +361,17 @@ set_aside_left_out(const UdsRun *run, const UdsResource *resource, const char *r
 }
 
 /*
- * Runs a statement over desired, setting aside the rows it refuses.  Returns
- * whether there were any; *written receives how many rows it wrote.
+ * Runs a statement over desired, with words that depend on the table's
+ * columns, setting aside the rows it refuses.  Returns whether there were
+ * any; *written receives how many rows it wrote.
  */
 static bool
-write_rows(const UdsRun *run, const UdsResource *resource, const char *sql, int64 *written)
+write_rows(const UdsRun *run, const UdsResource *resource, const char *sql,
+		   const char *const *words, int64 *written)
 {
 	UdsStatement statement = {
 		.sql = expand(resource, sql),
+		.words = words,
 		.rows = " AND d.n = ANY ($3)",
 		.relation = "uds_desired",
 		.pk = "pk",
@@ -385,6 +388,14 @@ write_rows(const UdsRun *run, const UdsResource *resource, const char *sql, int6
 static bool
 update_rows(const UdsRun *run, const UdsResource *resource, const UdsColumns *columns)
 {
+	const char *const words[] = {
+		"enabled", uds_columns_enabled(resource),
+		"columns", columns->names.data,
+		"pairs", columns->pairs.data,
+		"values", columns->values.data,
+		"old", columns->old.data,
+		NULL
+	};
 	char	   *new_all = uds_stage_expand(new_sql, "differing", "", NULL);
 	char	   *new_differing = uds_stage_expand(new_sql, "differing",
 												 " AND d.pk IN (SELECT x.pk FROM uds_differing x)",
@@ -394,21 +405,13 @@ update_rows(const UdsRun *run, const UdsResource *resource, const UdsColumns *co
 	bool		refused;
 
 	uds_stage_clear(run, "uds_differing");
-	refused = write_rows(run, resource, uds_stage_expand(compare_sql,
-														 "new", new_all,
-														 "enabled", uds_columns_enabled(resource),
-														 "pairs", columns->pairs.data,
-														 "values", columns->values.data,
-														 "old", columns->old.data, NULL),
-						 &wanted);
+	refused = write_rows(run, resource, uds_stage_expand(compare_sql, "new", new_all, NULL),
+						 words, &wanted);
 	if (wanted == 0)
 		return refused;
 	uds_stage_analyze(run, "uds_differing");
-	refused |= write_rows(run, resource, uds_stage_expand(update_sql,
-														  "columns", columns->names.data,
-														  "values", columns->values.data,
-														  "new", new_differing, NULL),
-						  &written);
+	refused |= write_rows(run, resource, uds_stage_expand(update_sql, "new", new_differing, NULL),
+						  words, &written);
 	return set_aside_left_out(run, resource, "uds_differing", not_updated_sql,
 							  wanted, written) || refused;
 }
@@ -418,15 +421,16 @@ static bool
 insert_rows(const UdsRun *run, const UdsResource *resource, const UdsColumns *columns,
 			int64 wanted)
 {
+	const char *const words[] = {
+		"columns", columns->names.data,
+		"set", columns->set.data,
+		"nested", columns->nested.data,
+		"domains", columns->domains.data,
+		"values", columns->inserts.data,
+		NULL
+	};
 	int64		written;
-	bool		refused = write_rows(run, resource,
-									 uds_stage_expand(insert_sql,
-													  "columns", columns->names.data,
-													  "set", columns->set.data,
-													  "nested", columns->nested.data,
-													  "domains", columns->domains.data,
-													  "values", columns->inserts.data, NULL),
-									 &written);
+	bool		refused = write_rows(run, resource, insert_sql, words, &written);
 
 	refused |= set_aside_left_out(run, resource, "uds_desired", not_inserted_sql,
 								  wanted, written);

@@ -37,6 +37,9 @@
 #include "compat.h"
 #include "reconcile/stage.h"
 
+/* words that one call puts into a statement */
+#define MAX_WORDS 20
+
 static const char *const create_sql[] = {
 	/*
 	 * one row per record of the task, once bad ones are out and duplicates
@@ -350,11 +353,13 @@ uds_stage_analyze(const UdsRun *run, const char *relation)
 
 /*
  * Puts words into a statement: "{name}" becomes the value that follows the
- * name among the arguments, which end with NULL.  A value is SQL: names in it
- * must be quoted already.  The result is palloc'd.
+ * name in "words", a list that ends with NULL.  A value is SQL: names in it
+ * must be quoted already.  It is taken as it is, so that a column may be
+ * called "{rows}"; what holds names of the user's own therefore goes in last.
+ * The result is palloc'd.
  */
 char *
-uds_stage_expand(const char *sql,...)
+uds_stage_expand_words(const char *sql, const char *const *words)
 {
 	StringInfoData buf;
 	const char *p = sql;
@@ -363,34 +368,46 @@ uds_stage_expand(const char *sql,...)
 	while (*p)
 	{
 		const char *end;
-		const char *name;
-		va_list		args;
-		bool		found = false;
+		const char *const *word = words;
 
 		if (*p != '{' || (end = strchr(p, '}')) == NULL)
 		{
 			appendStringInfoChar(&buf, *p++);
 			continue;
 		}
-		va_start(args, sql);
-		while ((name = va_arg(args, const char *)) != NULL)
+		while (*word != NULL &&
+			   (strlen(*word) != end - p - 1 || strncmp(*word, p + 1, end - p - 1) != 0))
+			word += 2;
+		if (*word != NULL)
 		{
-			const char *value = va_arg(args, const char *);
-
-			if (strlen(name) == end - p - 1 && strncmp(name, p + 1, end - p - 1) == 0)
-			{
-				appendStringInfoString(&buf, value);
-				found = true;
-				break;
-			}
-		}
-		va_end(args);
-		if (found)
+			appendStringInfoString(&buf, word[1]);
 			p = end + 1;
+		}
 		else
 			appendStringInfoChar(&buf, *p++);
 	}
 	return buf.data;
+}
+
+/*
+ * The same with names and values as arguments, which end with NULL.
+ */
+char *
+uds_stage_expand(const char *sql,...)
+{
+	const char *words[2 * MAX_WORDS + 1];
+	int			n = 0;
+	va_list		args;
+
+	va_start(args, sql);
+	while ((words[n] = va_arg(args, const char *)) != NULL)
+	{
+		Assert(n < 2 * MAX_WORDS);
+		words[n + 1] = va_arg(args, const char *);
+		n += 2;
+	}
+	va_end(args);
+	return uds_stage_expand_words(sql, words);
 }
 
 /* See uds_stage_exec().  Returns the level of settings to go back from. */

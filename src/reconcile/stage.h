@@ -87,6 +87,7 @@ typedef struct UdsPart
 typedef struct UdsStatement
 {
 	const char *sql;			/* with {rows} for a condition over part of it */
+	const char *const *words;	/* put in last, or NULL; see uds_stage_expand() */
 	const char *rows;			/* that condition, over the array $3 */
 	const char *relation;		/* stage relation whose column n numbers rows */
 	const char *pk;				/* its column that holds the target's key */
@@ -102,7 +103,8 @@ typedef struct UdsColumns
 	StringInfoData names;
 	StringInfoData values;		/* what they should be, for rows there */
 	StringInfoData old;			/* what they are */
-	StringInfoData inserts;		/* what they should be, for new rows */
+	StringInfoData inserts;		/* what they should be, for new rows, but for
+								 * the last: the reference */
 	StringInfoData pairs;		/* 'name', value: for jsonb_build_object */
 	int			n_pairs;
 	StringInfoData set;			/* the same of a row just made, defaults left out */
@@ -128,6 +130,7 @@ extern void uds_stage_drop(void);
 extern void uds_stage_claim_small(const char *name);
 extern void uds_stage_clear(const UdsRun *run, const char *relation);
 extern void uds_stage_analyze(const UdsRun *run, const char *relation);
+extern char *uds_stage_expand_words(const char *sql, const char *const *words);
 extern char *uds_stage_expand(const char *sql,...);
 extern uint64 uds_stage_exec(const UdsRun *run, const char *sql);
 extern uint64 uds_stage_write(const UdsRun *run, const char *sql);

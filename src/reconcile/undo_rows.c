@@ -186,10 +186,12 @@ uds_undo_follow(const UdsRun *run)
 
 /* Runs a statement over undone, setting aside the rows it refuses. */
 static void
-write_rows(const UdsRun *run, const Target *target, const char *sql)
+write_rows(const UdsRun *run, const Target *target, const char *sql,
+		   const char *const *words)
 {
 	UdsStatement statement = {
 		.sql = sql,
+		.words = words,
 		.rows = " AND x.n = ANY ($3)",
 		.relation = "uds_undone",
 		.pk = "id",
@@ -219,7 +221,8 @@ delete_rows(const UdsRun *run, const Target *target)
 	if (has_rows(run, target, "delete"))
 		write_rows(run, target,
 				   uds_stage_expand(expand(target, delete_sql),
-									"along", target == &users ? along_sql : "", NULL));
+									"along", target == &users ? along_sql : "", NULL),
+				   NULL);
 }
 
 /* Looks up the columns of a target; returns how many there are. */
@@ -238,6 +241,7 @@ static void
 update_rows(const UdsRun *run, const Target *target)
 {
 	StringInfoData assignments;
+	const char *words[] = {"assignments", NULL, NULL};
 	uint64		n;
 
 	if (!has_rows(run, target, "update"))
@@ -251,9 +255,8 @@ update_rows(const UdsRun *run, const Target *target)
 							 uds_spi_text(i, 1), uds_spi_text(i, 1));
 	if (target->touch != NULL)
 		appendStringInfo(&assignments, ", %s", target->touch);
-	write_rows(run, target,
-			   uds_stage_expand(expand(target, update_sql),
-								"assignments", assignments.data, NULL));
+	words[1] = assignments.data;
+	write_rows(run, target, expand(target, update_sql), words);
 }
 
 static void
@@ -261,6 +264,7 @@ insert_rows(const UdsRun *run, const Target *target)
 {
 	StringInfoData all;
 	StringInfoData inserts;
+	const char *words[] = {"all", NULL, "inserts", NULL, NULL};
 	uint64		n;
 
 	if (!has_rows(run, target, "insert"))
@@ -276,9 +280,9 @@ insert_rows(const UdsRun *run, const Target *target)
 		appendStringInfo(&inserts, "%sCASE WHEN n.before ? %s THEN (n.p).%s ELSE %s END",
 						 comma, uds_spi_text(i, 2), uds_spi_text(i, 1), uds_spi_text(i, 3));
 	}
-	write_rows(run, target,
-			   uds_stage_expand(expand(target, insert_sql),
-								"all", all.data, "inserts", inserts.data, NULL));
+	words[1] = all.data;
+	words[3] = inserts.data;
+	write_rows(run, target, expand(target, insert_sql), words);
 }
 
 /*
@@ -291,7 +295,7 @@ uds_undo_look(const UdsRun *run)
 	const Target *const targets[] = {&departments, &users, &members};
 
 	for (int i = 0; i < lengthof(targets); i++)
-		write_rows(run, targets[i], expand(targets[i], look_sql));
+		write_rows(run, targets[i], expand(targets[i], look_sql), NULL);
 }
 
 /*
@@ -361,7 +365,7 @@ uds_undo_look_mapped(const UdsRun *run, StringInfo mapped)
 
 		if (!open_mapped(run, entry, &target))
 			continue;
-		write_rows(run, &target, expand(&target, look_sql));
+		write_rows(run, &target, expand(&target, look_sql), NULL);
 		appendStringInfo(mapped, "%s%s", mapped->len > 0 ? ", " : "", entry->literal);
 	}
 }
