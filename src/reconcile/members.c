@@ -35,7 +35,25 @@ static const char *const scope_sql =
 " WHERE d.leave IS DISTINCT FROM 'delete'"
 " GROUP BY d.pk";
 
-/* One row per user, department and source; the order is that of the list. */
+/* The same where no other source stands behind rows. */
+static const char *const single_scope_sql =
+"INSERT INTO uds_member_scope (user_id, silent, decided)"
+"SELECT d.pk,"
+"       CASE WHEN NOT w.data ? 'departments' THEN ARRAY[$1] ELSE '{}' END,"
+"       w.pk IS NULL OR w.data ? 'departments'"
+"       OR EXISTS (SELECT 1 FROM uds_work g WHERE g.pk = d.pk AND g.gone)"
+"       OR EXISTS (SELECT 1"
+"                    FROM uds_leaving x"
+"                    JOIN uds.users u ON u.main_department_id = x.pk"
+"                   WHERE x.resource = 'departments' AND u.id = d.pk)"
+"  FROM uds_desired d"
+"  LEFT JOIN uds_work w ON w.pk = d.pk AND NOT w.gone"
+" WHERE d.leave IS DISTINCT FROM 'delete'";
+
+/*
+ * One row per user, department and source; the order is that of the list.
+ * Departments that are not there make a row without one, see below.
+ */
 static const char *const assert_sql =
 "INSERT INTO uds_asserted (user_id, department_id, is_owner, is_main, source_id, priority, ord)"
 "SELECT l.pk, f.pk, bool_or(e.is_owner), bool_or(e.is_main),"
@@ -51,10 +69,13 @@ static const char *const assert_sql =
 "                                         WHEN 'array' THEN l.data -> 'departments'"
 "                                         ELSE '[]' END)"
 "               WITH ORDINALITY AS a (value, ord)) AS e"
-"  JOIN uds_department_ref f"
-"    ON f.source_id = l.source_id"
-"   AND f.uid_key = CASE WHEN l.fold_departments THEN lower(e.uid) ELSE e.uid END"
+"  LEFT JOIN uds_department_ref f"
+"         ON f.source_id = l.source_id"
+"        AND f.uid_key = CASE WHEN l.fold_departments THEN lower(e.uid) ELSE e.uid END"
 " GROUP BY l.pk, f.pk, l.source_id";
+
+static const char *const drop_unresolved_sql =
+"DELETE FROM uds_asserted WHERE department_id IS NULL";
 
 /* A department's record may name its owners instead; that makes no members. */
 static const char *const owners_sql =
@@ -126,9 +147,9 @@ static const char *const main_sql =
 "                  WHERE x.resource = 'departments' AND x.pk = u.main_department_id))"
 "  FROM uds_member_scope s"
 "  LEFT JOIN (SELECT user_id,"
-"                    (array_agg(department_id ORDER BY priority, source_id, ord)"
-"                     FILTER (WHERE is_main))[1] AS main,"
-"                    (array_agg(department_id ORDER BY priority, source_id, ord))[1] AS first"
+"                    (min(ARRAY[priority, source_id, ord, department_id])"
+"                     FILTER (WHERE is_main))[4] AS main,"
+"                    (min(ARRAY[priority, source_id, ord, department_id]))[4] AS first"
 "               FROM uds_asserted"
 "              GROUP BY user_id) AS best USING (user_id)"
 "  LEFT JOIN uds.users u ON u.id = s.user_id"
@@ -150,7 +171,7 @@ static const char *const diff_sql =
 "       CASE WHEN m.user_id IS NOT NULL"
 "            THEN jsonb_build_object('is_owner', m.is_owner, 'source_id', m.source_id) END"
 "  FROM (SELECT a.user_id, a.department_id, bool_or(a.is_owner) AS is_owner,"
-"               (array_agg(a.source_id ORDER BY a.priority, a.source_id))[1] AS source_id"
+"               (min(ARRAY[a.priority, a.source_id]))[2] AS source_id"
 "          FROM uds_asserted a"
 "         GROUP BY a.user_id, a.department_id) AS d"
 "  FULL JOIN (SELECT x.*, s.silent, o.is_owner AS leads"
@@ -213,16 +234,21 @@ static const char *const add_sql =
 /*
  * Works out the memberships and main departments of the users in desired.
  * Fills referred with the latter.  To be called when the links of all users
- * of the task are stored.
+ * of the task are stored.  Returns whether any department was not there.
  */
-void
+bool
 uds_members_desire(const UdsRun *run)
 {
 	const char *live = uds_stage_live(run, &uds_users);
+	bool		unresolved;
 
-	uds_stage_exec(run, uds_stage_expand(scope_sql, "live", live, NULL));
+	if (run->shared)
+		uds_stage_exec(run, uds_stage_expand(scope_sql, "live", live, NULL));
+	else
+		uds_stage_exec(run, single_scope_sql);
 	uds_stage_analyze(run, "uds_member_scope");
 	uds_stage_exec(run, uds_stage_expand(assert_sql, "live", live, NULL));
+	unresolved = uds_stage_exec(run, drop_unresolved_sql) > 0;
 	uds_stage_analyze(run, "uds_asserted");
 	if (uds_stage_exec(run, owners_sql) > 0)
 	{
@@ -231,6 +257,7 @@ uds_members_desire(const UdsRun *run)
 	}
 	uds_stage_exec(run, main_sql);
 	uds_stage_analyze(run, "uds_referred");
+	return unresolved;
 }
 
 /*

@@ -94,6 +94,13 @@ static const char *const recall_sql =
 "  JOIN {table} t ON t.id = l.resource_pk::bigint"
 " WHERE NOT EXISTS (SELECT 1 FROM uds_work w WHERE w.record_id = r.id)";
 
+/* Whether any of the task's records waits for a department. */
+static const char *const waits_sql =
+"SELECT"
+"  FROM uds_work w"
+"  JOIN uds.pending_references p ON p.record_id = w.record_id"
+" LIMIT 1";
+
 /* Who waits for what already is not written again. */
 static const char *const note_sql =
 "WITH waiting AS MATERIALIZED"
@@ -188,12 +195,15 @@ uds_pending_recall(const UdsRun *run, const UdsResource *resource)
 }
 
 /*
- * Notes which records in work name departments that are not there.  To be
- * called when department_ref is filled and the departments are written.
+ * Notes which records in work name departments that are not there, if any is
+ * "unresolved", and forgets those that no longer do.  To be called when
+ * department_ref is filled and the departments are written.
  */
 void
-uds_pending_note(const UdsRun *run, const UdsResource *resource)
+uds_pending_note(const UdsRun *run, const UdsResource *resource, bool unresolved)
 {
+	if (!unresolved && uds_stage_exec(run, waits_sql) == 0)
+		return;
 	uds_stage_exec(run, uds_stage_expand(note_sql,
 										 "named", uds_departments_of_record(resource),
 										 "cut", resource == &uds_departments ? cut_sql : none_cut_sql,

@@ -123,7 +123,7 @@ apply_departments(const UdsRun *run, UdsTaskCounts *counts)
 	uds_departments_refer(run, &uds_departments);
 	uds_departments_resolve_parents(run);
 	uds_rows_write(run, &uds_departments);
-	uds_pending_note(run, &uds_departments);
+	uds_pending_note(run, &uds_departments, true);
 	counts->unchanged += uds_records_store(run, &uds_departments);
 }
 
@@ -141,6 +141,7 @@ static void
 apply_users(const UdsRun *run, UdsTaskCounts *counts)
 {
 	int64		settled = uds_settled_find(run);
+	bool		unresolved;
 
 	counts->unchanged += settled;
 	uds_records_compare(run, &uds_users, settled > 0);
@@ -151,12 +152,12 @@ apply_users(const UdsRun *run, UdsTaskCounts *counts)
 	uds_rows_desire(run, &uds_users);
 	uds_journal_note(run, &uds_users);
 	uds_departments_refer(run, &uds_users);
-	uds_members_desire(run);
+	unresolved = uds_members_desire(run);
 	uds_rows_delete(run, &uds_users);
 	uds_rows_release(run, &uds_users);
 	uds_rows_write(run, &uds_users);
 	uds_members_write(run);
-	uds_pending_note(run, &uds_users);
+	uds_pending_note(run, &uds_users, unresolved);
 	counts->unchanged += uds_records_store(run, &uds_users);
 }
 

@@ -208,7 +208,8 @@ extern void uds_undo_write_mapped(const UdsRun *run);
 /* pending.c */
 extern void uds_pending_recall(const UdsRun *run, const UdsResource *resource);
 extern void uds_pending_announce(const UdsRun *run);
-extern void uds_pending_note(const UdsRun *run, const UdsResource *resource);
+extern void uds_pending_note(const UdsRun *run, const UdsResource *resource,
+							 bool unresolved);
 extern void uds_pending_note_leaving(const UdsRun *run);
 
 /* settled.c */
@@ -246,7 +247,7 @@ extern void uds_outcome_notify(const UdsRun *run, const UdsTaskCounts *counts);
 extern bool uds_outcome_differs(const UdsRun *run, int64 shown);
 
 /* members.c */
-extern void uds_members_desire(const UdsRun *run);
+extern bool uds_members_desire(const UdsRun *run);
 extern void uds_members_write(const UdsRun *run);
 
 #endif							/* UDS_RECONCILE_STAGE_H */
