@@ -169,5 +169,23 @@ SELECT uid, resource, sqlstate, record FROM uds.task_errors WHERE task_id = (SEL
 -- unless it is given up in the same push
 SELECT push('user', '[{"uid": "s4", "email": "2@x.org"}, {"uid": "s7", "email": "7@x.org"}]', 'dis');
 SELECT username, email, enabled FROM people WHERE username IN ('s4', 's7') ORDER BY 1;
+
+--
+-- Constraints that the caller or others have deferred are checked at once
+--
+BEGIN;
+SET CONSTRAINTS ALL DEFERRED;
+SELECT push('user', '[{"uid": "v1", "username": "v1", "email": "3@x.org"}, {"uid": "v2", "username": "v2"}]', 'del');
+COMMIT;
+CREATE SCHEMA "other place";
+CREATE TABLE "other place".orders (user_id bigint CONSTRAINT "of whom" REFERENCES uds.users DEFERRABLE INITIALLY DEFERRED);
+SELECT push('user', '[{"uid": "v3", "username": "v3"}, {"uid": "v4", "username": "v4"}, {"uid": "v2", "isDeleted": true}]', 'del');
+INSERT INTO "other place".orders SELECT id FROM uds.users WHERE username = 'v3';
+SELECT push('user', '[{"uid": "v3", "isDeleted": true}, {"uid": "v4", "nickname": "V"}]', 'del');
+-- so are they when a source goes with what it made
+SELECT uds_create_source('short', 'push') > 0 AS created;
+SELECT push('user', '[{"uid": "v5", "username": "v5"}]', 'short');
+SELECT uds_drop_source('short', keep_data => false);
+SELECT username, nickname FROM people WHERE username LIKE 'v_' ORDER BY 1;
 \c postgres
 DROP DATABASE uds_contract_leavers;

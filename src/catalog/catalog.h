@@ -93,6 +93,7 @@ extern Oid	uds_extension_owner(void);
 extern void uds_become(Oid role, UdsIdentity *saved);
 extern void uds_become_trusted(Oid role, UdsIdentity *saved);
 extern void uds_unbecome(const UdsIdentity *saved);
+extern void uds_check_constraints_now(Oid role);
 
 /* source.c */
 extern UdsSource *uds_source_load(int64 id);

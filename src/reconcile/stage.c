@@ -214,30 +214,6 @@ stage_exists(Oid *last)
 }
 
 /*
- * Constraints of the targets that would be checked at commit are checked in
- * the statement instead: a record must be found out before it is too late.
- * As the owner of the source, because what is due of them already, by a
- * statement before the push, runs now, and that may be others' triggers.
- */
-static void
-check_constraints_now(const UdsRun *run)
-{
-	UdsIdentity saved;
-
-	if (uds_spi_exec("SELECT 'SET CONSTRAINTS ' || string_agg('uds.' || quote_ident(conname), ', ') || ' IMMEDIATE'"
-					 "  FROM pg_constraint"
-					 " WHERE condeferred"
-					 "   AND conrelid IN ('uds.users'::regclass, 'uds.departments'::regclass,"
-					 "                    'uds.department_members'::regclass)"
-					 "HAVING count(*) > 0",
-					 0, NULL, NULL, NULL) == 0)
-		return;
-	uds_become(run->source->owner, &saved);
-	SPI_execute(uds_spi_text(0, 1), false, 0);
-	uds_unbecome(&saved);
-}
-
-/*
  * Tells the planner that a stage relation is small.  It would take an empty
  * table that was never analyzed for one of a thousand rows, and read a target
  * table from end to end rather than look that many rows up.
@@ -309,7 +285,7 @@ uds_stage_create(const UdsRun *run)
 	}
 	if (pg_class_aclcheck(last, run->source->owner, ACL_INSERT) != ACLCHECK_OK)
 		SPI_execute(uds_stage_expand(grant_sql, "owner", run->owner, NULL), false, 0);
-	check_constraints_now(run);
+	uds_check_constraints_now(run->source->owner);
 }
 
 /*
