@@ -152,6 +152,11 @@ ALTER TABLE uds.users DROP COLUMN age;
 SELECT push('user', '[{"uid": "s1", "isDeleted": true}]', 'dis');
 SELECT push('user', '[{"uid": "s6", "username": "s6", "email": "1@x.org"}, {"uid": "s7", "username": "s7", "email": "2@x.org"}, {"uid": "s4", "isDeleted": true}]', 'dis');
 SELECT username, email, enabled FROM people WHERE username LIKE 's_' ORDER BY 1;
+-- who is refused for something else takes nothing from a leaver
+SELECT push('user', '[{"uid": "x1", "username": "x1", "email": "x1@x.org"}, {"uid": "x2", "username": "x2", "email": "x2@x.org"}, {"uid": "x5", "username": "x5", "phone": "1"}]', 'dis');
+SELECT push('user', '[{"uid": "x1", "isDeleted": true}, {"uid": "x2", "isDeleted": true}, {"uid": "x3", "username": "x3", "email": "x2@x.org"}, {"uid": "x4", "username": "x4", "email": "x1@x.org", "phone": "1"}]', 'dis');
+SELECT username, email, enabled FROM people WHERE username LIKE 'x_' ORDER BY 1;
+SELECT uid, action, before, after FROM last_changes;
 -- of a deleted one, too
 SELECT push('user', '[{"uid": "t1", "username": "t1", "email": "t@x.org"}]', 'del');
 SELECT push('user', '[{"uid": "t2", "username": "t2", "email": "t@x.org"}, {"uid": "t1", "isDeleted": true}]', 'del');

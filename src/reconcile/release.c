@@ -5,8 +5,8 @@
  *		claims, and those that are somebody else's when the leaver returns.
  *
  * A mailbox or a user name is handed on; the row of the one who left stays,
- * but must not block its successor.  Who returns must do without it.  Runs in the transaction of a task; row
- * locks on the rows that give a value up.
+ * but must not block its successor.  Who returns must do without it.  Runs in
+ * the transaction of a task; row locks on the rows that give a value up.
  *
  *-------------------------------------------------------------------------
  */
@@ -49,6 +49,27 @@ static const char *const release_sql =
 "SELECT '{resource}', w.id::text, (SELECT d.uid FROM uds_desired d WHERE d.pk = w.id), 'update',"
 "       jsonb_build_object('{column}', w.value), jsonb_build_object('{column}', NULL)"
 "  FROM written w";
+
+/* A change that release_sql told of, c, and that came to nothing. */
+#define IN_VAIN \
+"c.resource = '{resource}' AND c.action = 'update' AND c.before ? '{column}'" \
+" AND c.after = '{\"{column}\": null}' AND t.id = c.pk::bigint"
+
+/* Who claimed the value was refused: the leaver keeps it. */
+static const char *const give_back_sql =
+"UPDATE {table} t"
+"   SET {column} = c.before ->> '{column}', updated_at = now()"
+"  FROM uds_changed c"
+" WHERE " IN_VAIN
+"   AND EXISTS (SELECT 1 FROM uds_leavers l WHERE l.pk = t.id)"
+"   AND t.{column} IS NULL"
+"   AND NOT EXISTS (SELECT 1 FROM {table} h WHERE h.{column} = c.before ->> '{column}')";
+
+static const char *const take_back_sql =
+"DELETE FROM uds_changed c"
+" USING {table} t"
+" WHERE " IN_VAIN
+"   AND t.{column} = c.before ->> '{column}'";
 
 /* Whether the row that a record of desired, d, returns to finds a value taken. */
 static const char *const taken_sql =
@@ -118,4 +139,23 @@ uds_rows_release(const UdsRun *run, const UdsResource *resource)
 													  "resource", resource->name,
 													  "table", resource->table,
 													  "column", *column, NULL));
+}
+
+/*
+ * Gives leavers back what they gave up for rows that were set aside since.
+ * To be called when the rows are written and any was refused.  Where others'
+ * triggers refuse that, the value stays free.
+ */
+void
+uds_rows_give_back(const UdsRun *run, const UdsResource *resource)
+{
+	for (const char *const *column = resource->unique; *column != NULL; column++)
+		if (uds_stage_attempt(run, uds_stage_expand(give_back_sql,
+													"resource", resource->name,
+													"table", resource->table,
+													"column", *column, NULL)))
+			uds_stage_exec(run, uds_stage_expand(take_back_sql,
+												 "resource", resource->name,
+												 "table", resource->table,
+												 "column", *column, NULL));
 }

@@ -455,16 +455,19 @@ uds_rows_write(const UdsRun *run, const UdsResource *resource)
 	int64		inserts = uds_stage_count(run, facts_sql);
 	bool		updates;
 	bool		notes;
+	bool		refused = false;
 
 	updates = uds_spi_text(0, 2)[0] == 't';
 	notes = uds_spi_text(0, 3)[0] == 't';
 
 	if (resource == &uds_departments && inserts > 0)
-		insert_rows(run, resource, columns, inserts);
+		refused |= insert_rows(run, resource, columns, inserts);
 	if (updates)
-		update_rows(run, resource, columns);
+		refused |= update_rows(run, resource, columns);
 	if (resource != &uds_departments && inserts > 0)
-		insert_rows(run, resource, columns, inserts);
+		refused |= insert_rows(run, resource, columns, inserts);
+	if (refused && uds_filled("uds_leavers"))
+		uds_rows_give_back(run, resource);
 	if (notes)
 	{
 		uds_stage_exec(run, expand(resource, enabled_again_sql));

@@ -229,6 +229,7 @@ extern void uds_rows_delete(const UdsRun *run, const UdsResource *resource);
 
 /* release.c */
 extern void uds_rows_release(const UdsRun *run, const UdsResource *resource);
+extern void uds_rows_give_back(const UdsRun *run, const UdsResource *resource);
 
 /* departments.c */
 extern void uds_departments_resolve_parents(const UdsRun *run);
