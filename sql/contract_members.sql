@@ -65,6 +65,9 @@ SELECT push('user', '[{"uid": "ann", "departments": ["b", "a"]}]', 'hr');
 SELECT departments('ann');
 -- a new main department is an update of the user
 SELECT resource, uid, action FROM uds.changes WHERE task_id = (SELECT max(id) FROM uds.tasks) ORDER BY seq;
+-- the first isMain, also where a department was named before without it
+SELECT push('user', '[{"uid": "ann", "departments": ["b", "a", {"uid": "c", "isMain": true}, {"uid": "a", "isMain": true}]}]', 'hr');
+SELECT departments('ann');
 -- set by hand it holds while nobody says isMain
 UPDATE uds.users SET main_department_id = (SELECT id FROM uds.departments WHERE title = 'a') WHERE username = 'ann';
 SELECT push('user', '[{"uid": "ann", "departments": ["b", "a", "c"]}]', 'hr');

@@ -55,8 +55,8 @@ static const char *const single_scope_sql =
  * Departments that are not there make a row without one, see below.
  */
 static const char *const assert_sql =
-"INSERT INTO uds_asserted (user_id, department_id, is_owner, is_main, source_id, priority, ord)"
-"SELECT l.pk, f.pk, bool_or(e.is_owner), bool_or(e.is_main),"
+"INSERT INTO uds_asserted (user_id, department_id, is_owner, main_ord, source_id, priority, ord)"
+"SELECT l.pk, f.pk, bool_or(e.is_owner), min(e.ord) FILTER (WHERE e.is_main),"
 "       l.source_id, min(l.priority), min(e.ord)"
 "  FROM ({live}) AS l"
 " CROSS JOIN LATERAL"
@@ -147,8 +147,8 @@ static const char *const main_sql =
 "                  WHERE x.resource = 'departments' AND x.pk = u.main_department_id))"
 "  FROM uds_member_scope s"
 "  LEFT JOIN (SELECT user_id,"
-"                    (min(ARRAY[priority, source_id, ord, department_id])"
-"                     FILTER (WHERE is_main))[4] AS main,"
+"                    (min(ARRAY[priority, source_id, main_ord, department_id])"
+"                     FILTER (WHERE main_ord IS NOT NULL))[4] AS main,"
 "                    (min(ARRAY[priority, source_id, ord, department_id]))[4] AS first"
 "               FROM uds_asserted"
 "              GROUP BY user_id) AS best USING (user_id)"

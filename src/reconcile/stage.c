@@ -123,9 +123,12 @@ static const char *const create_sql[] = {
 	"CREATE TEMP TABLE uds_owners"
 	"(source_id bigint, department_id bigint, uid_key text)",
 
-	/* memberships as the live records assert them */
+	/*
+	 * memberships as the live records assert them; ord: the place in the
+	 * list; main_ord: the one where it is called main
+	 */
 	"CREATE TEMP TABLE uds_asserted"
-	"(user_id bigint, department_id bigint, is_owner boolean, is_main boolean,"
+	"(user_id bigint, department_id bigint, is_owner boolean, main_ord bigint,"
 	" source_id bigint, priority integer, ord bigint)",
 
 	/*
