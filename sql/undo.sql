@@ -246,7 +246,11 @@ SELECT push('user', '[{"uid": "first", "username": "pat"}]') > 0 AS pushed;
 SELECT push('user', '[{"uid": "first", "username": "pat", "isDeleted": true}]') > 0 AS pushed;
 SELECT push('user', '[{"uid": "second", "username": "pat"}]') AS passed \gset
 SELECT uid, created, disabled FROM known WHERE uid IN ('first', 'second');
-SELECT uds_undo(:passed, wait => true) > 0 AS undone;
+SELECT uds_undo(:passed, wait => true) AS undo \gset
+SELECT uid, pk IS NOT NULL AS has_row, created, disabled FROM known WHERE uid IN ('first', 'second');
+SELECT uds_undo(:undo, wait => true) AS undo \gset
+SELECT uid, pk IS NOT NULL AS has_row, created, disabled FROM known WHERE uid IN ('first', 'second');
+SELECT uds_undo(:undo, wait => true) > 0 AS undone;
 SELECT uid, pk IS NOT NULL AS has_row, created, disabled FROM known WHERE uid IN ('first', 'second');
 SELECT push('user', '[{"uid": "first", "username": "pat"}]') > 0 AS pushed;
 SELECT username, enabled FROM uds.users WHERE username = 'pat';

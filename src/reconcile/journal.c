@@ -56,6 +56,16 @@ static const char *const changing_sql =
 "  JOIN uds.record_resources l ON l.resource = x.resource AND l.resource_pk = x.pk::text"
 " WHERE x.resource = '{resource}'";
 
+/* Leavers whose row a record that comes back takes over once more. */
+#define TAKEN_OVER \
+"SELECT l.record_id, l.resource, l.resource_pk" \
+"  FROM uds_past p" \
+" CROSS JOIN LATERAL jsonb_to_recordset(p.links) AS k (resource text, resource_pk text)" \
+"  JOIN uds.record_resources l ON l.resource = k.resource AND l.resource_pk = k.resource_pk" \
+"  JOIN uds.records r ON r.id = l.record_id AND r.source_id = $1 AND r.deleted" \
+" WHERE p.how <> 'remove'" \
+"   AND NOT EXISTS (SELECT 1 FROM uds_past o WHERE o.record_id = l.record_id)"
+
 static const char *const undoing_sql =
 "SELECT p.record_id, p.resource, p.resource_pk AS pk"
 "  FROM uds_past p"
@@ -63,7 +73,9 @@ static const char *const undoing_sql =
 "SELECT l.record_id, l.resource, l.resource_pk"
 "  FROM uds_undone x"
 "  JOIN uds.record_resources l ON l.resource = x.resource AND l.resource_pk = x.pk"
-" WHERE x.how = 'delete' AND x.state IS NULL";
+" WHERE x.how = 'delete' AND x.state IS NULL"
+" UNION "
+TAKEN_OVER;
 
 /*
  * The records that are still as the task left them: known from the history,
@@ -106,6 +118,11 @@ static const char *const unlink_sql =
 "DELETE FROM uds.record_resources l"
 " USING uds_past p"
 " WHERE l.record_id = p.record_id";
+
+static const char *const unlink_taken_over_sql =
+"DELETE FROM uds.record_resources l"
+" USING (" TAKEN_OVER ") AS t"
+" WHERE l.record_id = t.record_id AND l.resource = t.resource";
 
 static const char *const unlink_deleted_sql =
 "DELETE FROM uds.record_resources l"
@@ -244,6 +261,7 @@ uds_journal_put_back(const UdsRun *run, const char *undone)
 {
 	uds_stage_exec(run, spare_sql);
 	uds_stage_exec(run, unlink_sql);
+	uds_stage_exec(run, unlink_taken_over_sql);
 	uds_stage_exec(run, unlink_deleted_sql);
 	uds_stage_exec(run, stop_waiting_sql);
 	uds_stage_exec(run, remove_sql);
