@@ -206,6 +206,14 @@ SELECT push('user', '[{"uid": "c1", "nickname": "kept out", "a": 100}, {"uid": "
 SELECT username, nickname, a FROM uds.users WHERE username LIKE 'c1%' ORDER BY 1;
 TABLE torn;
 ALTER TABLE uds.users DROP COLUMN a, DROP COLUMN b, DROP COLUMN c, DROP COLUMN d, DROP COLUMN e;
+-- rows that refer to one another, and one that moves into another's place, beside a bad one
+ALTER TABLE uds.users ADD COLUMN code integer UNIQUE, ADD COLUMN chief integer REFERENCES uds.users (code), ADD COLUMN seat int4range, ADD EXCLUDE USING gist (seat WITH &&);
+SELECT push('user', '[{"uid": "f1", "username": "f1", "seat": "[1,2)"}, {"uid": "f2", "username": "f2", "code": 2, "chief": 1}, {"uid": "f3", "username": "f3", "code": 3, "chief": 4},
+	{"uid": "f4", "username": "f4", "code": 4, "chief": 3}, {"uid": "f5", "username": "f5", "code": 5, "chief": 2}, {"uid": "f6", "username": "f6", "code": 6, "chief": 9}, {"uid": "f7", "username": "f7", "code": 1}]');
+SELECT push('user', '[{"uid": "f2", "seat": "[1,2)"}, {"uid": "f1", "seat": "[2,3)"}, {"uid": "f3", "code": "x"}]');
+SELECT username, code, chief FROM uds.users WHERE username LIKE 'f_' ORDER BY 1;
+SELECT count(*) FROM uds.users a JOIN uds.users b ON a.id < b.id AND a.seat && b.seat;
+ALTER TABLE uds.users DROP COLUMN chief, DROP COLUMN code, DROP COLUMN seat;
 -- NOT NULL without a default, with one, generated and identity
 ALTER TABLE uds.users ADD COLUMN grade integer;
 UPDATE uds.users SET grade = 0;

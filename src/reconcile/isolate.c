@@ -8,9 +8,10 @@
  * of its own, down to the single row.  Clean work thus costs one statement,
  * and a few bad records among many cost little more than twice that.
  *
- * A row whose unique value another row still has may only have come too
- * early, or belong to a swap.  So such rows are tried again together, when
- * all others are through, until none of them passes any more.
+ * A row whose unique value another row still has, or that refers to one not
+ * there yet, may only have come too early, or belong to a swap.  So such rows
+ * are tried again together, when all others are through, until none of them
+ * passes any more.
  *
  * Runs in the transaction of a task; locks are those of the statement.
  *
@@ -135,6 +136,18 @@ blames_record(int sqlerrcode)
 		default:
 			return true;
 	}
+}
+
+/*
+ * Whether a row may only have come before another that it depends on: one that
+ * gives up what it takes, or one that it refers to.
+ */
+static bool
+may_pass_later(int sqlerrcode)
+{
+	return sqlerrcode == ERRCODE_UNIQUE_VIOLATION ||
+		sqlerrcode == ERRCODE_EXCLUSION_VIOLATION ||
+		sqlerrcode == ERRCODE_FOREIGN_KEY_VIOLATION;
 }
 
 /*
@@ -343,7 +356,7 @@ isolate_part(Isolation *isolation, Datum *numbers, int n)
 	}
 	else if (n > 1)
 		cut(isolation, numbers, n);
-	else if (error->sqlerrcode == ERRCODE_UNIQUE_VIOLATION)
+	else if (may_pass_later(error->sqlerrcode))
 		refuse(&isolation->early, numbers[0], error);
 	else
 	{
@@ -365,9 +378,9 @@ cut(Isolation *isolation, Datum *numbers, int n)
 }
 
 /*
- * Tries rows whose unique values others had: together, because they may move
- * values among one another, and again as long as any passes, because that one
- * may have given up what another waits for.
+ * Tries rows that may pass by now: together, because they may move unique
+ * values among one another or refer to one another, and again as long as any
+ * passes, because that one may be what another waits for.
  */
 static void
 try_again(Isolation *isolation)
