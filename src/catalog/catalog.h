@@ -93,7 +93,10 @@ extern Oid	uds_extension_owner(void);
 extern void uds_become(Oid role, UdsIdentity *saved);
 extern void uds_become_trusted(Oid role, UdsIdentity *saved);
 extern void uds_unbecome(const UdsIdentity *saved);
-extern void uds_check_constraints_now(Oid role);
+
+/* constraints.c: those that may be checked as late as at commit */
+extern void uds_constraints_check_now(Oid relid, Oid role);
+extern void uds_constraints_check_targets_now(Oid role);
 
 /* source.c */
 extern UdsSource *uds_source_load(int64 id);

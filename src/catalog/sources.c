@@ -541,7 +541,7 @@ uds_drop_source(PG_FUNCTION_ARGS)
 	role = get_role_oid(owner, true);
 	if (!OidIsValid(role))
 		role = caller;
-	uds_check_constraints_now(role);
+	uds_constraints_check_targets_now(role);
 	if (!PG_ARGISNULL(1) && !PG_GETARG_BOOL(1))
 		delete_own_rows(id, role);
 	uds_become(role, &extension);

@@ -15,24 +15,19 @@
 #include "access/table.h"
 #include "access/xact.h"
 #include "catalog/indexing.h"
-#include "catalog/pg_constraint.h"
 #include "catalog/pg_extension.h"
 #include "commands/extension.h"
 #include "common/hashfn.h"
 #include "executor/spi.h"
-#include "lib/stringinfo.h"
 #include "miscadmin.h"
-#include "nodes/makefuncs.h"
 #include "pgstat.h"
 #include "storage/lmgr.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/hsearch.h"
-#include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
-#include "utils/syscache.h"
 
 #include "catalog/catalog.h"
 #include "uds.h"
@@ -300,63 +295,4 @@ void
 uds_unbecome(const UdsIdentity *saved)
 {
 	SetUserIdAndSecContext(saved->user, saved->context);
-}
-
-/* Adds the constraints of a table, or that refer to it, that can be deferred. */
-static List *
-add_deferrable(List *constraints, const char *table)
-{
-	Relation	rel = table_openrv(makeRangeVar("uds", (char *) table, -1), AccessShareLock);
-	const TriggerDesc *triggers = rel->trigdesc;
-
-	for (int i = 0; triggers != NULL && i < triggers->numtriggers; i++)
-		if (triggers->triggers[i].tgdeferrable && OidIsValid(triggers->triggers[i].tgconstraint))
-			constraints = list_append_unique_oid(constraints,
-												 triggers->triggers[i].tgconstraint);
-	table_close(rel, NoLock);
-	return constraints;
-}
-
-/*
- * Constraints that can be deferred, of the target tables and of others that
- * refer to these, are checked in each statement until the transaction ends: a
- * record must be found out before it is too late, and who acts as somebody
- * else may leave nothing for later.  All of them, because whether the caller
- * has deferred one cannot be seen.  Every push does this, so it reads no
- * catalog but what is cached.
- *
- * As "role", because what is due of them already, by a statement before, runs
- * now, and that may be others' triggers.  Needs SPI.
- */
-void
-uds_check_constraints_now(Oid role)
-{
-	static const char *const targets[] = {"users", "departments", "department_members"};
-	StringInfoData sql;
-	List	   *constraints = NIL;
-	ListCell   *lc;
-	UdsIdentity saved;
-
-	for (int i = 0; i < lengthof(targets); i++)
-		constraints = add_deferrable(constraints, targets[i]);
-	initStringInfo(&sql);
-	foreach(lc, constraints)
-	{
-		HeapTuple	tuple = SearchSysCache1(CONSTROID, ObjectIdGetDatum(lfirst_oid(lc)));
-		Form_pg_constraint constraint;
-
-		if (!HeapTupleIsValid(tuple))
-			continue;
-		constraint = (Form_pg_constraint) GETSTRUCT(tuple);
-		appendStringInfo(&sql, "%s %s", sql.len > 0 ? "," : "SET CONSTRAINTS",
-						 quote_qualified_identifier(get_namespace_name(constraint->connamespace),
-													NameStr(constraint->conname)));
-		ReleaseSysCache(tuple);
-	}
-	if (sql.len == 0)
-		return;
-	appendStringInfoString(&sql, " IMMEDIATE");
-	uds_become(role, &saved);
-	SPI_execute(sql.data, false, 0);
-	uds_unbecome(&saved);
 }

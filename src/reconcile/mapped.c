@@ -41,9 +41,7 @@ static const char *const table_sql =
 "       (SELECT quote_ident(a.attname) FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attname = $3),"
 "       (SELECT format_type(a.atttypid, CASE WHEN a.atttypid IN ('varchar'::regtype, 'bpchar'::regtype)"
 "                                            THEN -1 ELSE a.atttypmod END)"
-"          FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attname = $3),"
-"       (SELECT format('SET CONSTRAINTS %s IMMEDIATE', string_agg(format('%I.%I', n.nspname, o.conname), ', '))"
-"          FROM pg_constraint o WHERE o.conrelid = c.oid AND o.condeferred HAVING count(*) > 0)"
+"          FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attname = $3)"
 "  FROM pg_class c"
 "  JOIN pg_namespace n ON n.oid = c.relnamespace"
 " WHERE c.oid = $1";
@@ -384,7 +382,6 @@ uds_mapped_open(const UdsRun *run, const UdsEntry *entry, char **obstacle)
 		DirectFunctionCall1(jsonb_in, CStringGetDatum(entry->columns)),
 		CStringGetTextDatum(entry->key),
 	ObjectIdGetDatum(run->source->owner)};
-	char	   *settle;
 
 	if (uds_spi_exec(table_sql, 4, types, values, NULL) == 0)
 	{
@@ -401,9 +398,7 @@ uds_mapped_open(const UdsRun *run, const UdsEntry *entry, char **obstacle)
 	table->resource.name = entry->name;
 	table->resource.table = table->name;
 	table->resource.data_type = entry->takes_users ? UDS_TYPE_USER : UDS_TYPE_DEPARTMENT;
-	settle = uds_spi_text(0, 5);
-	if (settle != NULL)
-		uds_stage_exec_as_owner(run, settle);
+	uds_constraints_check_now(entry->target, run->source->owner);
 	return table;
 }
 

@@ -288,7 +288,7 @@ uds_stage_create(const UdsRun *run)
 	}
 	if (pg_class_aclcheck(last, run->source->owner, ACL_INSERT) != ACLCHECK_OK)
 		SPI_execute(uds_stage_expand(grant_sql, "owner", run->owner, NULL), false, 0);
-	uds_check_constraints_now(run->source->owner);
+	uds_constraints_check_targets_now(run->source->owner);
 }
 
 /*
