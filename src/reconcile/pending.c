@@ -19,13 +19,18 @@
 #include "reconcile/stage.h"
 
 /*
- * What the departments of the task bring about elsewhere.  A department that
- * left has no owners.
+ * What the departments of the task bring about elsewhere: nothing, for most,
+ * and then nobody needs to be looked for.  A department that left has no
+ * owners.
  */
 static const char *const announce_sql =
 "INSERT INTO uds_arrived (data_type, uid_key, department_id, is_owner)"
 "SELECT 'department', w.uid_key, NULL::bigint, NULL::boolean"
 "  FROM uds_work w"
+" WHERE w.gone"
+"    OR EXISTS (SELECT 1"
+"                 FROM uds.pending_references p"
+"                WHERE p.source_id = $1 AND p.uid_key = w.uid_key)"
 " UNION ALL "
 "SELECT 'lost', w.uid_key, NULL::bigint, NULL::boolean"
 "  FROM uds_work w"
