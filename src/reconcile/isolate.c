@@ -25,7 +25,9 @@
 #include "miscadmin.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
+#include "utils/guc.h"
 #include "utils/memutils.h"
+#include "utils/plancache.h"
 
 #include "reconcile/stage.h"
 
@@ -416,6 +418,23 @@ index_stage(const Isolation *isolation)
 	uds_stage_analyze(isolation->run, relation);
 }
 
+/*
+ * Makes the plan of the statement over given rows, which looks each row up by
+ * its key: right for one and good for many.  The planner would rather read a
+ * table of some thousand rows whole, as if that were to be done once.  The
+ * setting holds for planning only, not for the triggers that run later.
+ */
+static void
+plan_lookups(Isolation *isolation)
+{
+	int			level = NewGUCNestLevel();
+
+	(void) set_config_option("enable_seqscan", "off", PGC_USERSET, PGC_S_SESSION,
+							 GUC_ACTION_SAVE, true, 0, false);
+	ReleaseCachedPlan(SPI_plan_get_cached_plan(isolation->plan), NULL);
+	AtEOXact_GUC(true, level);
+}
+
 /* The numbers of all rows of the statement's relation, in order. */
 static Datum *
 list_rows(const Isolation *isolation, int *n)
@@ -471,16 +490,14 @@ uds_stage_isolate(const UdsRun *run, const UdsResource *resource,
 	init_refused(&isolation.early);
 	index_stage(&isolation);
 
-	/*
-	 * Planned once for a few rows, whose number is not known: then each row
-	 * is looked up by its key, which is right for one and good for many.
-	 */
+	/* planned once, for a few rows */
 	isolation.plan = SPI_prepare_cursor(complete(statement, statement->rows,
 												 statement->reference ?
 												 statement->reference : "n.reference"),
 										3, types, CURSOR_OPT_GENERIC_PLAN);
 	if (isolation.plan == NULL)
 		elog(ERROR, "could not prepare a statement over a part of the stage");
+	plan_lookups(&isolation);
 	numbers = list_rows(&isolation, &n);
 	cut(&isolation, numbers, n);
 	if (isolation.early.n > 0)
