@@ -306,7 +306,7 @@ TABLE torn;
 --
 -- Nothing but bad records: ten thousand error rows are kept, all are counted
 --
-SELECT r -> 'code' AS code, jsonb_array_length(r #> '{result,0,detail,failedRecords}') AS shown
+SELECT r -> 'code' AS code, r #> '{result,0,detail,count}' AS count, jsonb_array_length(r #> '{result,0,detail,failedRecords}') AS shown
 FROM uds_push((SELECT jsonb_build_object('dataType', 'user', 'records', jsonb_agg(jsonb_build_object('nickname', i))) FROM generate_series(1, 100000) AS i)) AS r;
 SELECT status, fetched, created, failed, (SELECT count(*) FROM uds.task_errors e WHERE e.task_id = t.id) AS errors FROM uds.tasks t ORDER BY id DESC LIMIT 1;
 -- the same of those that the database refuses, for a value and for a constraint
@@ -316,6 +316,10 @@ SELECT status, fetched, created, failed FROM uds.tasks ORDER BY id DESC LIMIT 1;
 SELECT sqlstate, count(*), count(DISTINCT uid), bool_and(uid = record ->> 'uid') AS same_record FROM uds.task_errors WHERE task_id = (SELECT max(id) FROM uds.tasks) GROUP BY 1 ORDER BY 1;
 SELECT count(*), min(age), max(age) FROM uds.users WHERE age IS NOT NULL;
 TABLE torn;
+-- a name that is far too long is not repeated whole
+SELECT uds_push(jsonb_build_object('dataType', big('x'), 'records', '[{"uid":"1"}]'::jsonb));
+SELECT uds_push(jsonb_build_object('dataType', 'user', 'sourceName', 'ü' || big('x'), 'records', '[{"uid":"1"}]'::jsonb));
+
 -- and the next push is none the worse
 SELECT push('user', '[{"uid": "last", "username": "last"}]');
 \c postgres

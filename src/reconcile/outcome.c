@@ -46,6 +46,10 @@ static const char *const fold_errors_sql =
 " WHERE j.pk IS NULL AND o.pk IS NOT NULL"
 "   AND o.n = j.n AND o.data_type = j.data_type AND o.resource = j.resource";
 
+static const char *const failed_by_sql =
+"SELECT jsonb_object_agg(coalesce(j.resource, ''), j.n)"
+"  FROM (SELECT resource, count(*) AS n FROM uds_rejected GROUP BY resource) AS j";
+
 /* Rows that go, as a guard counts them. */
 static const char *const going_sql =
 "SELECT count(DISTINCT pk)"
@@ -158,6 +162,11 @@ uds_outcome_count(const UdsRun *run, UdsTaskCounts *counts)
 	counts->failed = result_number(8);
 	if (counts->failed > 1)
 		counts->failed -= uds_stage_exec(run, fold_errors_sql);
+	if (counts->failed > UDS_MAX_STORED_ERRORS)
+	{
+		uds_stage_exec(run, failed_by_sql);
+		counts->failed_by = uds_spi_text(0, 1);
+	}
 }
 
 /*

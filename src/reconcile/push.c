@@ -15,9 +15,11 @@
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "fmgr.h"
+#include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "portability/instr_time.h"
 #include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
 #include "utils/guc.h"
 #include "utils/resowner.h"
 
@@ -25,6 +27,9 @@
 #include "reconcile/stage.h"
 
 PG_FUNCTION_INFO_V1(uds_push);
+
+/* bytes of an unknown name that a message repeats */
+#define MAX_NAME 100
 
 static const char *const envelope_sql =
 "SELECT jsonb_typeof($1), $1 ->> 'dataType', jsonb_typeof($1 -> 'dataType'),"
@@ -41,7 +46,8 @@ static const char *const begin_sql =
 "RETURNING id";
 
 /*
- * $1 task, $2 data type, $3 records given.  A user's departments are his
+ * $1 task, $2 data type, $3 records given, $4 how many of them failed for each
+ * resource if not all errors are stored.  A user's departments are his
  * memberships.
  */
 static const char *const reply_sql =
@@ -64,7 +70,9 @@ static const char *const reply_sql =
 "        SELECT 1, 'departments', 'members'"
 "         WHERE $2 = 'user') AS v"
 " CROSS JOIN LATERAL"
-"       (SELECT count(*) AS n,"
+"       (SELECT CASE WHEN $4 IS NULL THEN count(*)"
+"                    ELSE coalesce(($4 ->> '')::bigint, 0) + coalesce(($4 ->> v.means)::bigint, 0)"
+"               END AS n,"
 "               coalesce(jsonb_agg(jsonb_build_object('record', e.record, 'message', e.message)"
 "                                  ORDER BY e.seq), '[]') AS records"
 "          FROM uds.task_errors e"
@@ -87,6 +95,15 @@ refuse(const char *message, const char *hint)
 			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 			 errmsg("cannot take what was pushed: %s", message),
 			 errhint("%s", hint)));
+}
+
+/* No name is as long as this: what is longer need not be repeated whole. */
+static char *
+clip(char *name)
+{
+	if (name != NULL && strlen(name) > MAX_NAME)
+		name[pg_mbcliplen(name, strlen(name), MAX_NAME)] = '\0';
+	return name;
 }
 
 /* Whether a member of the envelope is there and not text. */
@@ -112,7 +129,7 @@ open_envelope(Datum data)
 	if (strcmp(uds_spi_text(0, 1), "object") != 0)
 		refuse("it is not a JSON object", shape);
 
-	envelope->data_type = uds_spi_text(0, 2);
+	envelope->data_type = clip(uds_spi_text(0, 2));
 	if (envelope->data_type == NULL)
 		refuse("it has no dataType", shape);
 	if (not_text(3) || (strcmp(envelope->data_type, UDS_TYPE_USER) != 0 &&
@@ -129,7 +146,7 @@ open_envelope(Datum data)
 	if (envelope->all == 0)
 		refuse("the list of records is empty", shape);
 
-	envelope->match_key = uds_spi_text(0, 6);
+	envelope->match_key = clip(uds_spi_text(0, 6));
 	if (envelope->match_key != NULL && envelope->match_key[0] == '\0')
 		envelope->match_key = NULL;
 	if (envelope->match_key != NULL &&
@@ -139,7 +156,7 @@ open_envelope(Datum data)
 		refuse(psprintf("unknown matchKey \"%s\"", envelope->match_key),
 			   "Known are \"username\", \"email\" and \"phone\".");
 
-	envelope->source = uds_spi_text(0, 8);
+	envelope->source = clip(uds_spi_text(0, 8));
 	if (not_text(9))
 		refuse("sourceName is not text", shape);
 	envelope->records = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc,
@@ -182,14 +199,17 @@ begin_task(const UdsSource *source, Oid caller)
 
 /* The reply, as jsonb in SPI's memory: a part for each resource concerned. */
 static Datum
-make_reply(int64 task, const Envelope *envelope)
+make_reply(const UdsTask *task, const Envelope *envelope)
 {
-	Oid			types[3] = {INT8OID, TEXTOID, INT8OID};
-	Datum		values[3] = {Int64GetDatum(task), CStringGetTextDatum(envelope->data_type),
-	Int64GetDatum(envelope->all)};
+	Oid			types[4] = {INT8OID, TEXTOID, INT8OID, JSONBOID};
+	Datum		values[4] = {Int64GetDatum(task->id), CStringGetTextDatum(envelope->data_type),
+	Int64GetDatum(envelope->all), (Datum) 0};
+	bool		all_stored = task->counts.failed_by == NULL;
 	bool		isnull;
 
-	return uds_spi_value(reply_sql, 3, types, values, NULL, &isnull);
+	if (!all_stored)
+		values[3] = DirectFunctionCall1(jsonb_in, CStringGetDatum(task->counts.failed_by));
+	return uds_spi_value(reply_sql, 4, types, values, all_stored ? "   n" : NULL, &isnull);
 }
 
 /* Takes what was pushed; the reply, as jsonb in SPI's memory. */
@@ -227,7 +247,7 @@ take(Datum data, Oid caller)
 	task.counts.apply_ms = (int64) INSTR_TIME_GET_MILLISEC(end);
 	uds_task_finish(task.id, status, message, &task.counts);
 	uds_source_note_success(source->id, task.id);
-	return make_reply(task.id, envelope);
+	return make_reply(&task, envelope);
 }
 
 /*

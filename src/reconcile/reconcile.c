@@ -12,6 +12,7 @@
  */
 #include "postgres.h"
 
+#include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "lib/stringinfo.h"
@@ -19,6 +20,7 @@
 #include "storage/lock.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
+#include "utils/snapmgr.h"
 
 #include "process/process.h"
 #include "reconcile/reconcile.h"
@@ -279,6 +281,39 @@ uds_lock_reconciling(void)
 	(void) LockAcquire(&tag, ExclusiveLock, false, false);
 }
 
+/* When the last task ended, as the active snapshot sees it, as text. */
+static char *
+last_end(void)
+{
+	if (SPI_execute("SELECT max(finished_at) FROM uds.tasks", true, 1) != SPI_OK_SELECT)
+		elog(ERROR, "could not look for the last task");
+	return uds_spi_text(0, 1);
+}
+
+/*
+ * Who waited for the lock with a snapshot from before does not see what the
+ * others did meanwhile, and would make their people once more.
+ */
+static void
+refuse_old_snapshot(void)
+{
+	char	   *seen;
+	char	   *present;
+
+	if (!IsolationUsesXactSnapshot())
+		return;
+	seen = last_end();
+	PushActiveSnapshot(GetLatestSnapshot());
+	present = last_end();
+	PopActiveSnapshot();
+	if (present != NULL && (seen == NULL || strcmp(seen, present) != 0))
+		ereport(ERROR,
+				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+				 errmsg("could not serialize access due to concurrent update"),
+				 errdetail("Another task has changed users or departments since this transaction began."),
+				 errhint("Try the transaction again.")));
+}
+
 /*
  * Lets the statements of a large task use more memory than the server's
  * default, until the transaction ends: a million records spill to disk
@@ -312,6 +347,7 @@ uds_run_prepare(UdsRun *run, const UdsTask *task, const UdsSource *source, bool 
 	run->kept = uds_history_retention != 0;
 
 	uds_lock_reconciling();
+	refuse_old_snapshot();
 	if (uds_stage_exec(run, lock_source_sql) == 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_QUERY_CANCELED),

@@ -41,11 +41,25 @@ static const char *const compare_sql =
 "                  AND coalesce((data ->> 'isDeleted')::boolean, false) AS gone"
 "          FROM uds_incoming"
 "         WHERE data_type = '{data_type}') AS i"
-"  LEFT JOIN uds.records r ON r.source_id = $1"
-"                         AND r.data_type = '{data_type}'"
-"                         AND r.uid_key = i.uid_key"
+"  LEFT JOIN {known}"
 "  LEFT JOIN uds.record_resources l ON l.record_id = r.id AND l.resource = '{resource}'"
 "  LEFT JOIN {table} t ON t.id = l.resource_pk::bigint{unsettled}";
+
+static const char *const known_sql =
+"uds.records r ON r.source_id = $1"
+"             AND r.data_type = '{data_type}'"
+"             AND r.uid_key = i.uid_key";
+
+/*
+ * The same record by record: without statistics the planner takes all records
+ * of a source for one, and would read them all for each record pushed.
+ */
+static const char *const known_one_sql =
+"LATERAL (SELECT k.*"
+"           FROM uds.records k"
+"          WHERE k.source_id = $1 AND k.data_type = '{data_type}'"
+"            AND k.uid_key = i.uid_key"
+"         OFFSET 0) AS r ON true";
 
 static const char *const unsettled_sql =
 " WHERE NOT EXISTS (SELECT 1 FROM uds_settled s WHERE s.n = i.n)";
@@ -186,7 +200,9 @@ uds_records_compare(const UdsRun *run, const UdsResource *resource, bool settled
 	uds_stage_clear(run, "uds_work");
 	uds_stage_exec(run, expand(run, resource,
 							   uds_stage_expand(compare_sql, "unsettled",
-												settled ? unsettled_sql : "", NULL)));
+												settled ? unsettled_sql : "",
+												"known", run->small ? known_one_sql : known_sql,
+												NULL)));
 	if (run->complete && strcmp(run->source->on_missing, "keep") != 0)
 		uds_stage_exec(run, expand(run, resource, missing_sql));
 	uds_stage_analyze(run, "uds_work (record_id, uid_key, pk, link)");
