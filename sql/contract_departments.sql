@@ -157,6 +157,17 @@ SELECT uds_push('{"dataType": "department", "records": [{"uid": "e5", "sort": "x
 SELECT uid, sqlstate FROM uds.task_errors WHERE task_id = (SELECT max(id) FROM uds.tasks) ORDER BY uid;
 
 --
+-- Who is refused closes no cycle, and opens none
+--
+SELECT push('department', '[{"uid": "f1"}]');
+SELECT push('department', '[{"uid": "f2", "parentUid": "f1"}, {"uid": "f1", "sort": "x", "parentUid": "f2"}]');
+SELECT title, depth FROM uds.department_tree WHERE title LIKE 'f_' ORDER BY path;
+SELECT push('department', '[{"uid": "g1"}, {"uid": "g2", "parentUid": "g1"}, {"uid": "g3"}]');
+SELECT push('department', '[{"uid": "g1", "parentUid": "g2"}, {"uid": "g2", "sort": "x", "parentUid": ""}, {"uid": "g3", "parentUid": "g1"}, {"uid": "g4", "parentUid": "g2"}]');
+SELECT title, depth, is_leaf FROM uds.department_tree t JOIN uds.departments d USING (id, title) WHERE title LIKE 'g_' ORDER BY path;
+SELECT uid, action, before, after ? 'parent_id' AS parent FROM uds.changes WHERE task_id = (SELECT max(id) FROM uds.tasks) ORDER BY uid;
+
+--
 -- Who waits already is not noted again
 --
 SELECT push('department', '[{"uid": "w", "parentUid": "not yet"}]');

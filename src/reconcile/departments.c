@@ -14,6 +14,8 @@
 
 #include "reconcile/stage.h"
 
+#define CUT_MESSAGE "its parents form a cycle; it was made a root"
+
 /*
  * A department that was disabled keeps its place, so the link counts and not
  * whether the record is live.  First those of the task, whose records are not
@@ -149,10 +151,62 @@ static const char *const cut_sql =
 static const char *const cut_error_sql =
 "INSERT INTO uds_rejected (n, data_type, uid, resource, sqlstate, message, record)"
 "SELECT w.n, 'department', w.uid, 'departments', '22023',"
-"       'its parents form a cycle; it was made a root', w.data"
+"       '" CUT_MESSAGE "', w.data"
 "  FROM uds_cut c"
 "  JOIN uds_work w USING (pk)"
 " WHERE w.n IS NOT NULL";
+
+/* What was decided about cycles before rows turned out to be refused. */
+static const char *const drop_cut_errors_sql =
+"DELETE FROM uds_rejected"
+" WHERE resource = 'departments' AND sqlstate = '22023' AND message = '" CUT_MESSAGE "'";
+
+/* Parents that come out otherwise than they were written. */
+static const char *const mend_parents_sql =
+"WITH written AS"
+"     (UPDATE uds.departments t"
+"         SET parent_id = f.department_id, updated_at = now()"
+"        FROM uds_referred f"
+"        JOIN uds_desired d ON d.pk = f.pk AND d.leave IS DISTINCT FROM 'delete'"
+"        JOIN uds.departments o ON o.id = f.pk"
+"       WHERE t.id = f.pk AND t.parent_id IS DISTINCT FROM f.department_id"
+"   RETURNING t.id, d.uid, d.is_new, o.parent_id AS old, t.parent_id AS new)"
+"INSERT INTO uds_changed (resource, pk, uid, action, before, after)"
+"SELECT 'departments', w.id::text, w.uid, 'update',"
+"       jsonb_build_object('parent_id', w.old), jsonb_build_object('parent_id', w.new)"
+"  FROM written w"
+" WHERE NOT w.is_new";
+
+/* What was written twice is one change, or none. */
+static const char *const fold_changes_sql =
+"WITH later AS"
+"     (DELETE FROM uds_changed m"
+"       USING uds_changed c"
+"       WHERE c.resource = 'departments' AND c.action IN ('update', 'enable', 'disable')"
+"         AND m.resource = 'departments' AND m.action = 'update'"
+"         AND m.pk = c.pk AND m.seq > c.seq"
+"   RETURNING c.seq, m.pk, m.before, m.after) "
+"UPDATE uds_changed c"
+"   SET before = CASE WHEN s.same THEN c.before - 'parent_id' ELSE m.before || c.before END,"
+"       after = CASE WHEN s.same THEN c.after - 'parent_id' ELSE c.after || m.after END"
+"  FROM later m"
+" CROSS JOIN LATERAL"
+"       (SELECT (SELECT o.before FROM uds_changed o WHERE o.seq = m.seq) -> 'parent_id'"
+"               IS NOT DISTINCT FROM m.after -> 'parent_id' AS same) AS s"
+" WHERE c.seq = m.seq";
+
+static const char *const drop_void_sql =
+"DELETE FROM uds_changed"
+" WHERE resource = 'departments' AND action = 'update' AND before = '{}'";
+
+/* Of departments that were made, the change set has one row each. */
+static const char *const tell_parents_sql =
+"UPDATE uds_changed c"
+"   SET after = (c.after - 'parent_id')"
+"               || jsonb_strip_nulls(jsonb_build_object('parent_id', t.parent_id))"
+"  FROM uds_desired d"
+"  JOIN uds.departments t ON t.id = d.pk"
+" WHERE d.is_new AND c.resource = 'departments' AND c.action = 'create' AND c.pk = d.pk::text";
 
 static const char *const leaves_sql =
 "UPDATE uds.departments d"
@@ -225,6 +279,25 @@ uds_departments_resolve_parents(const UdsRun *run)
 		uds_stage_exec(run, cut_sql);
 		uds_stage_exec(run, cut_error_sql);
 	}
+}
+
+/*
+ * Works the parents out once more, without the records that were refused:
+ * these close no cycle and open none.  To be called when the departments are
+ * written.
+ */
+void
+uds_departments_resolve_again(const UdsRun *run)
+{
+	uds_departments_refer(run, &uds_departments);
+	uds_stage_exec(run, drop_cut_errors_sql);
+	uds_stage_clear(run, "uds_cut");
+	uds_stage_clear(run, "uds_referred");
+	uds_departments_resolve_parents(run);
+	uds_stage_exec_as_owner(run, mend_parents_sql);
+	if (uds_stage_exec(run, fold_changes_sql) > 0)
+		uds_stage_exec(run, drop_void_sql);
+	uds_stage_exec(run, tell_parents_sql);
 }
 
 /*

@@ -124,7 +124,8 @@ apply_departments(const UdsRun *run, UdsTaskCounts *counts)
 	uds_journal_note(run, &uds_departments);
 	uds_departments_refer(run, &uds_departments);
 	uds_departments_resolve_parents(run);
-	uds_rows_write(run, &uds_departments);
+	if (uds_rows_write(run, &uds_departments))
+		uds_departments_resolve_again(run);
 	uds_pending_note(run, &uds_departments, true);
 	counts->unchanged += uds_records_store(run, &uds_departments);
 }

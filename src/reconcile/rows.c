@@ -238,23 +238,7 @@ static const char *const keep_refused_sql =
 " WHERE j.resource = '{resource}' AND r.id = l.record_id"
 "   AND r.source_id = $1 AND r.task_id = $2 AND r.deleted";
 
-/* Rows inserted one by one had to leave out references to one another. */
-static const char *const complete_references_sql =
-"UPDATE {table} t"
-"   SET {reference_column} = f.department_id"
-"  FROM uds_referred f"
-"  JOIN uds_desired d ON d.pk = f.pk AND d.is_new"
-" WHERE t.id = f.pk AND t.{reference_column} IS DISTINCT FROM f.department_id";
-
-/* The change set has them all the same. */
-static const char *const tell_references_sql =
-"UPDATE uds_changed c"
-"   SET after = c.after || jsonb_build_object('{reference_column}', t.{reference_column})"
-"  FROM uds_desired d"
-"  JOIN {table} t ON t.id = d.pk"
-" WHERE d.is_new AND t.{reference_column} IS NOT NULL"
-"   AND c.resource = '{resource}' AND c.action = 'create' AND c.pk = d.pk::text";
-
+/* What was to be written below a department that was refused. */
 static const char *const drop_references_sql =
 "UPDATE uds_referred f"
 "   SET department_id = NULL"
@@ -435,20 +419,16 @@ insert_rows(const UdsRun *run, const UdsResource *resource, const UdsColumns *co
 	refused |= set_aside_left_out(run, resource, "uds_desired", not_inserted_sql,
 								  wanted, written);
 	if (refused && resource == &uds_departments)
-	{
 		uds_stage_exec(run, drop_references_sql);
-		uds_stage_exec_as_owner(run, expand(resource, complete_references_sql));
-		uds_stage_exec(run, expand(resource, tell_references_sql));
-	}
 	return refused;
 }
 
 /*
  * Writes what differs.  A unique value may move from a user there to a new
  * one, so users are updated first; a department there may move below a new
- * one, so departments are inserted first.
+ * one, so departments are inserted first.  Returns whether any row was refused.
  */
-void
+bool
 uds_rows_write(const UdsRun *run, const UdsResource *resource)
 {
 	const UdsColumns *columns = uds_columns_list(resource);
@@ -473,6 +453,7 @@ uds_rows_write(const UdsRun *run, const UdsResource *resource)
 		uds_stage_exec(run, expand(resource, enabled_again_sql));
 		uds_stage_exec(run, expand(resource, disabled_now_sql));
 	}
+	return refused;
 }
 
 /*

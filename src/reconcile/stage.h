@@ -224,7 +224,7 @@ extern const char *uds_columns_enabled(const UdsResource *resource);
 
 /* rows.c */
 extern void uds_rows_desire(const UdsRun *run, const UdsResource *resource);
-extern void uds_rows_write(const UdsRun *run, const UdsResource *resource);
+extern bool uds_rows_write(const UdsRun *run, const UdsResource *resource);
 extern void uds_rows_delete(const UdsRun *run, const UdsResource *resource);
 
 /* release.c */
@@ -233,6 +233,7 @@ extern void uds_rows_give_back(const UdsRun *run, const UdsResource *resource);
 
 /* departments.c */
 extern void uds_departments_resolve_parents(const UdsRun *run);
+extern void uds_departments_resolve_again(const UdsRun *run);
 extern void uds_departments_refer(const UdsRun *run, const UdsResource *resource);
 extern void uds_departments_mark_leaves(const UdsRun *run);
 extern const char *uds_departments_of_record(const UdsResource *resource);

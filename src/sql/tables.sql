@@ -245,7 +245,7 @@ CREATE TABLE uds.pending_references
 	PRIMARY KEY (record_id, uid_key)
 );
 CREATE INDEX pending_references_target ON uds.pending_references (source_id, uid_key);
-COMMENT ON TABLE uds.pending_references IS 'records that name a department which has not arrived: they are looked at again when it does';
+COMMENT ON TABLE uds.pending_references IS 'records that name a department which has not arrived, or were cut off a cycle of parents: they are looked at again when that changes';
 COMMENT ON COLUMN uds.pending_references.uid_key IS 'the uid of that department, as compared';
 
 -- Not of records that a task saw first and made a row for: a first load
