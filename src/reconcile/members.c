@@ -17,6 +17,18 @@
 #include "reconcile/stage.h"
 
 /*
+ * Who in desired, d, loses a record, g, or the main department, b.  As joins:
+ * an EXISTS outside of WHERE is tried for each row, against a whole relation
+ * once that is too large to be hashed.
+ */
+#define LOSING \
+"LEFT JOIN (SELECT DISTINCT pk FROM uds_work WHERE gone) AS g ON g.pk = d.pk" \
+"  LEFT JOIN (SELECT DISTINCT u.id" \
+"               FROM uds_leaving x" \
+"               JOIN uds.users u ON u.main_department_id = x.pk" \
+"              WHERE x.resource = 'departments') AS b ON b.id = d.pk"
+
+/*
  * Who loses a record or the main department is decided as well, although the
  * others say nothing.
  */
@@ -25,13 +37,10 @@ static const char *const scope_sql =
 "SELECT d.pk,"
 "       coalesce(array_agg(l.source_id) FILTER (WHERE NOT l.data ? 'departments'), '{}'),"
 "       bool_and(l.pk IS NULL) OR bool_or(l.data ? 'departments')"
-"       OR EXISTS (SELECT 1 FROM uds_work w WHERE w.pk = d.pk AND w.gone)"
-"       OR EXISTS (SELECT 1"
-"                    FROM uds_leaving x"
-"                    JOIN uds.users u ON u.main_department_id = x.pk"
-"                   WHERE x.resource = 'departments' AND u.id = d.pk)"
+"       OR bool_or(g.pk IS NOT NULL OR b.id IS NOT NULL)"
 "  FROM uds_desired d"
 "  LEFT JOIN ({live}) AS l USING (pk)"
+"  " LOSING
 " WHERE d.leave IS DISTINCT FROM 'delete'"
 " GROUP BY d.pk";
 
@@ -40,14 +49,10 @@ static const char *const single_scope_sql =
 "INSERT INTO uds_member_scope (user_id, silent, decided)"
 "SELECT d.pk,"
 "       CASE WHEN NOT w.data ? 'departments' THEN ARRAY[$1] ELSE '{}' END,"
-"       w.pk IS NULL OR w.data ? 'departments'"
-"       OR EXISTS (SELECT 1 FROM uds_work g WHERE g.pk = d.pk AND g.gone)"
-"       OR EXISTS (SELECT 1"
-"                    FROM uds_leaving x"
-"                    JOIN uds.users u ON u.main_department_id = x.pk"
-"                   WHERE x.resource = 'departments' AND u.id = d.pk)"
+"       w.pk IS NULL OR w.data ? 'departments' OR g.pk IS NOT NULL OR b.id IS NOT NULL"
 "  FROM uds_desired d"
 "  LEFT JOIN uds_work w ON w.pk = d.pk AND NOT w.gone"
+"  " LOSING
 " WHERE d.leave IS DISTINCT FROM 'delete'";
 
 /*
@@ -126,17 +131,7 @@ static const char *const main_sql =
 "INSERT INTO uds_referred (pk, department_id)"
 "SELECT s.user_id,"
 "       coalesce(best.main,"
-"                CASE WHEN EXISTS (SELECT 1"
-"                                    FROM uds_asserted a"
-"                                   WHERE a.user_id = u.id"
-"                                     AND a.department_id = u.main_department_id)"
-"                       OR EXISTS (SELECT 1"
-"                                    FROM uds.department_members m"
-"                                   WHERE m.user_id = u.id"
-"                                     AND m.department_id = u.main_department_id"
-"                                     AND (m.source_id IS NULL OR m.source_id = ANY (s.silent))"
-"                                     AND " NOT_LEAVING ")"
-"                     THEN u.main_department_id END,"
+"                CASE WHEN best.is_still OR h.user_id IS NOT NULL THEN u.main_department_id END,"
 "                best.first,"
 "                (SELECT min(m.department_id)"
 "                   FROM uds.department_members m"
@@ -146,13 +141,20 @@ static const char *const main_sql =
 "                   FROM uds_leaving x"
 "                  WHERE x.resource = 'departments' AND x.pk = u.main_department_id))"
 "  FROM uds_member_scope s"
-"  LEFT JOIN (SELECT user_id,"
-"                    (min(ARRAY[priority, source_id, main_ord, department_id])"
-"                     FILTER (WHERE main_ord IS NOT NULL))[4] AS main,"
-"                    (min(ARRAY[priority, source_id, ord, department_id]))[4] AS first"
-"               FROM uds_asserted"
-"              GROUP BY user_id) AS best USING (user_id)"
+"  LEFT JOIN (SELECT a.user_id,"
+"                    (min(ARRAY[a.priority, a.source_id, a.main_ord, a.department_id])"
+"                     FILTER (WHERE a.main_ord IS NOT NULL))[4] AS main,"
+"                    (min(ARRAY[a.priority, a.source_id, a.ord, a.department_id]))[4] AS first,"
+"                    bool_or(a.department_id = p.main_department_id) AS is_still"
+"               FROM uds_asserted a"
+"               LEFT JOIN uds.users p ON p.id = a.user_id"
+"              GROUP BY a.user_id) AS best USING (user_id)"
 "  LEFT JOIN uds.users u ON u.id = s.user_id"
+"  LEFT JOIN (SELECT m.user_id, m.department_id, m.source_id"
+"               FROM uds.department_members m"
+"              WHERE " NOT_LEAVING ") AS h"
+"         ON h.user_id = u.id AND h.department_id = u.main_department_id"
+"        AND (h.source_id IS NULL OR h.source_id = ANY (s.silent))"
 " WHERE s.decided";
 
 /*

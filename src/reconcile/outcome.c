@@ -103,17 +103,16 @@ static const char *const store_errors_sql =
 #define CANONICAL(changes) \
 "SELECT c.resource, c.uid, c.action," \
 "       CASE c.resource" \
-"            WHEN 'members' THEN coalesce((SELECT 'new ' || n.uid FROM " changes " n" \
-"                                           WHERE n.resource = 'departments' AND n.action = 'create'" \
-"                                             AND n.pk = split_part(c.pk, ':', 1))," \
-"                                         split_part(c.pk, ':', 1))" \
+"            WHEN 'members' THEN coalesce('new ' || n.uid, split_part(c.pk, ':', 1))" \
 "            ELSE CASE WHEN c.action = 'create' THEN 'new' ELSE c.pk END" \
 "       END AS pk," \
 "       CASE WHEN c.resource <> 'members' THEN c.before END AS before," \
 "       CASE WHEN c.resource <> 'members' THEN" \
 "            (c.after - '{id,main_department_id,parent_id}'::text[])" \
 "       ELSE c.after - '{user_id,department_id}'::text[] END AS after" \
-"  FROM " changes " AS c"
+"  FROM " changes " AS c" \
+"  LEFT JOIN " changes " AS n ON c.resource = 'members' AND n.resource = 'departments'" \
+"                            AND n.action = 'create' AND n.pk = split_part(c.pk, ':', 1)"
 
 static const char *const differs_sql =
 "WITH now AS (" CANONICAL("uds_changed") "),"

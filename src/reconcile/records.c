@@ -151,17 +151,16 @@ static const char *const tell_matched_sql =
 
 /* Records that changed nothing, and what there is to do with the others. */
 static const char *const facts_sql =
-"SELECT count(*) FILTER (WHERE NOT w.gone AND w.n IS NOT NULL"
-"                          AND NOT EXISTS (SELECT 1"
-"                                            FROM uds_changed c"
-"                                           WHERE c.resource = '{resource}' AND c.pk = w.pk::text"
-"                                             AND c.action <> 'link')),"
+"SELECT count(*) FILTER (WHERE NOT w.gone AND w.n IS NOT NULL AND c.pk IS NULL),"
 "       coalesce(bool_or(w.is_new), false),"
 "       coalesce(bool_or(w.is_changed AND NOT w.is_new), false),"
 "       coalesce(bool_or(w.link IS NOT NULL), false),"
 "       coalesce(bool_or(w.link = 'matched'), false),"
 "       coalesce(bool_or(w.link IS NOT NULL AND NOT w.is_new), false)"
-"  FROM uds_work w";
+"  FROM uds_work w"
+"  LEFT JOIN (SELECT DISTINCT pk"
+"               FROM uds_changed"
+"              WHERE resource = '{resource}' AND action <> 'link') AS c ON c.pk = w.pk::text";
 
 static char *
 expand(const UdsRun *run, const UdsResource *resource, const char *sql)

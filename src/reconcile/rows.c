@@ -272,12 +272,11 @@ static const char *const leaving_sql =
 
 static const char *const disabled_now_sql =
 "INSERT INTO uds.disabled_rows (resource, resource_pk, by_hand)"
-"SELECT '{resource}', d.pk::text,"
-"       d.leave IS NOT NULL AND NOT EXISTS (SELECT 1"
-"                                             FROM uds_changed c"
-"                                            WHERE c.resource = '{resource}' AND c.pk = d.pk::text"
-"                                              AND c.action = 'disable')"
+"SELECT '{resource}', d.pk::text, d.leave IS NOT NULL AND c.pk IS NULL"
 "  FROM uds_desired d"
+"  LEFT JOIN (SELECT DISTINCT pk"
+"               FROM uds_changed"
+"              WHERE resource = '{resource}' AND action = 'disable') AS c ON c.pk = d.pk::text"
 " WHERE is_disabled AND NOT was_disabled AND leave IS DISTINCT FROM 'delete'";
 
 /*
