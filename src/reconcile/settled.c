@@ -113,7 +113,12 @@ static const char *const members_sql =
 " WHERE k.names"
 "   AND CASE WHEN b.main IS NOT NULL THEN u.main_department_id IS DISTINCT FROM b.main"
 "            WHEN b.pk IS NOT NULL THEN c.pk IS NULL"
-"            ELSE u.main_department_id IS NOT NULL END";
+"            ELSE u.main_department_id IS NOT NULL END"
+" UNION ALL "
+"SELECT u.id"
+"  FROM uds_leaving x"
+"  JOIN uds.users u ON u.main_department_id = x.pk"
+" WHERE x.resource = 'departments'";
 
 static const char *const folds_departments_sql =
 "SELECT"
