@@ -36,7 +36,7 @@ bool		uds_reconciling = false;
 #define LOCK_RECONCILE 0x7566
 
 /* kB for a sort or a hash of a large task */
-#define TASK_WORK_MEM (24 * 1024)
+#define TASK_WORK_MEM (16 * 1024)
 
 static const char *const lock_source_sql =
 "SELECT FROM uds.source_settings WHERE id = $1 FOR NO KEY UPDATE";

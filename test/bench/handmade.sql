@@ -6,7 +6,7 @@
 BEGIN;
 
 -- what uds takes for its tasks, too
-SET LOCAL work_mem = '24MB';
+SET LOCAL work_mem = '16MB';
 
 CREATE TEMP TABLE new_departments (doc jsonb);
 CREATE TEMP TABLE new_users (doc jsonb);
