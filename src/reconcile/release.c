@@ -71,9 +71,15 @@ static const char *const take_back_sql =
 " WHERE " IN_VAIN
 "   AND t.{column} = c.before ->> '{column}'";
 
-/* Whether the row that a record of desired, d, returns to finds a value taken. */
+/*
+ * Whether somebody has a value that a record in work, w, does not bring now to
+ * its row in desired, d: w returns, or goes, or was sent before, or the value is
+ * another source's.
+ */
 static const char *const taken_sql =
-"CASE WHEN EXISTS (SELECT 1"
+"CASE WHEN (w.was_deleted OR w.gone OR w.n IS NULL"
+"           OR w.data ->> '{column}' IS DISTINCT FROM d.merged ->> '{column}')"
+"      AND EXISTS (SELECT 1"
 "                    FROM {table} h"
 "                   WHERE h.{column} = d.merged ->> '{column}' AND h.id <> d.pk"
 "                     AND NOT EXISTS (SELECT 1 FROM uds_leavers l WHERE l.pk = h.id)"
@@ -83,12 +89,14 @@ static const char *const taken_sql =
 "                                        AND x.merged ->> '{column}' IS DISTINCT FROM h.{column}))"
 "     THEN '{column}' END";
 
+/* Who returns is told of it, once; the row goes on without the value. */
 static const char *const renounce_sql =
 "WITH taken AS"
-"     (SELECT d.pk, w.n, w.uid, w.data, array_remove(ARRAY[{taken}]::text[], NULL) AS columns"
+"     (SELECT d.pk, w.n, w.uid, w.data, w.was_deleted, w.gone,"
+"             array_remove(ARRAY[{taken}]::text[], NULL) AS columns"
 "        FROM uds_work w"
 "        JOIN uds_desired d ON d.pk = w.pk AND d.leave IS NULL"
-"       WHERE w.resource = '{resource}' AND w.was_deleted AND NOT w.gone),"
+"       WHERE w.resource = '{resource}'{old}),"
 "     renounced AS"
 "     (UPDATE uds_desired d"
 "         SET merged = d.merged - t.columns"
@@ -98,9 +106,9 @@ static const char *const renounce_sql =
 "SELECT n, '{data_type}', uid, '{resource}', '23505',"
 "       'came back without ' || array_to_string(columns, ' and ') || ', which somebody else has now', data"
 "  FROM taken"
-" WHERE columns <> '{}'";
+" WHERE columns <> '{}' AND was_deleted AND NOT gone";
 
-/* Takes values that others have now from the records that return. */
+/* Takes values that others have now from rows whose records do not bring them. */
 static void
 renounce(const UdsRun *run, const UdsResource *resource)
 {
@@ -115,7 +123,10 @@ renounce(const UdsRun *run, const UdsResource *resource)
 	uds_stage_exec(run, uds_stage_expand(renounce_sql,
 										 "resource", resource->name,
 										 "data_type", resource->data_type,
-										 "taken", taken.data, NULL));
+										 "taken", taken.data,
+										 "old", run->shared ? "" :
+										 " AND (w.was_deleted OR w.n IS NULL)",
+										 NULL));
 }
 
 /*

@@ -75,18 +75,25 @@ class FullTask(Task):
         return row.off is not None and not self.state.live_records(row)
 
     def renounce(self, everybody):
-        """Who returns does without what is somebody else's by now."""
+        """Who returns does without what is somebody else's by now, and still
+        does when looked at again because of others."""
         by_row = {d.row: d for d in everybody}
         for desired in everybody:
-            if not any(c.was_deleted and not c.gone for c in desired.changes):
-                continue
             lost = [column for column in UNIQUE if desired.merged.get(column)
+                    and any(self.brings_not(change, column, desired)
+                            for change in desired.changes)
                     and any(self.keeps(row, column, desired.merged[column],
                                        by_row.get(row), everybody)
                             for row in self.state.rows["user"] if row is not desired.row)]
             for column in lost:
                 del desired.merged[column]
-            desired.did_without = bool(lost)
+            desired.did_without = bool(lost) and any(
+                c.was_deleted and not c.gone for c in desired.changes)
+
+    @staticmethod
+    def brings_not(change, column, desired):
+        return change.was_deleted or change.gone or not change.pushed \
+            or change.data.get(column) != desired.merged[column]
 
     def keeps(self, row, column, value, desired, everybody):
         if row.values[column] != value or self.is_leaver(row, everybody):
