@@ -120,12 +120,14 @@ ignore(DestReceiver *self)
 }
 
 /*
- * Adds the rows of a query with parameters to a table of schema uds.  Returns
- * their number.  The query gives all columns of the table, generated ones
- * included, in the table's order.  ERROR as an INSERT.
+ * Adds the rows of a query with parameters to a table of ours in a schema.
+ * Returns their number.  The query gives all columns of the table, generated
+ * ones included, in the table's order; unlike that of an INSERT it may run in
+ * parallel.  ERROR as an INSERT.
  */
 uint64
-uds_bulk_insert(const char *table, const char *sql, int nargs, Oid *types, Datum *values)
+uds_bulk_insert(const char *schema, const char *table, const char *sql,
+				int nargs, Oid *types, Datum *values)
 {
 	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "uds bulk",
 												  ALLOCSET_DEFAULT_SIZES);
@@ -138,7 +140,9 @@ uds_bulk_insert(const char *table, const char *sql, int nargs, Oid *types, Datum
 	bulk->pub.rStartup = startup;
 	bulk->pub.rShutdown = ignore;
 	bulk->pub.rDestroy = ignore;
-	bulk->rel = table_openrv(makeRangeVar("uds", pstrdup(table), -1), RowExclusiveLock);
+	bulk->rel = table_openrv(makeRangeVar(pstrdup(schema), pstrdup(table), -1), RowExclusiveLock);
+	/* none can be assigned once the query runs in parallel */
+	(void) GetCurrentTransactionId();
 	bulk->batch = AllocSetContextCreate(context, "uds bulk batch", ALLOCSET_DEFAULT_SIZES);
 	bulk->estate = CreateExecutorState();
 	bulk->info = makeNode(ResultRelInfo);

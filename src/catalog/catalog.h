@@ -77,7 +77,7 @@ extern void uds_xact_commit(void);
 extern void uds_xact_abort(void);
 extern void uds_spi_keep_plans(bool keep);
 extern void uds_spi_forget_plans(void);
-extern uint64 uds_bulk_insert(const char *table, const char *sql, int nargs,
+extern uint64 uds_bulk_insert(const char *schema, const char *table, const char *sql, int nargs,
 							  Oid *types, Datum *values);
 extern uint64 uds_spi_exec(const char *sql, int nargs, Oid *types,
 						   Datum *values, const char *nulls);

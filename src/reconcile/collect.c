@@ -14,6 +14,7 @@
 #include "catalog/pg_type.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
+#include "utils/guc.h"
 
 #include "reconcile/stage.h"
 
@@ -48,12 +49,31 @@
 "     WHEN m.record ->> 'uid' = '' THEN 'uid of the record is empty'" \
 "     ELSE 'uid of the record is neither text nor an integer' END"
 
+/* bytes of pages from which on several processes map them */
+#define MIN_PARALLEL_BYTES (8 * 1024 * 1024)
+
+/* $3 attempt */
+static const char *const bytes_sql =
+"SELECT coalesce(sum(bytes), 0)::bigint"
+"  FROM uds.raw_log"
+" WHERE task_id = $2 AND attempt = $3 AND usable";
+
+/* The streams of the source's type: name → definition and whether case counts. */
+static const char *const streams_sql =
+"SELECT jsonb_object_agg(e.key, jsonb_build_object("
+"           'stream', e.value,"
+"           'fold', coalesce(t.manifest -> 'ignore_case' ? (e.value ->> 'type'), false)))"
+"  FROM uds.source_settings c"
+"  JOIN uds.source_types t ON t.name = c.type"
+" CROSS JOIN LATERAL jsonb_each(t.manifest -> 'streams') AS e"
+" WHERE c.id = $1";
+
 /*
- * $3 attempt, $4 streams.  A record's number is made of that of its page and
- * its place there; no page can hold ten million.
+ * $3 attempt, $4 streams to take, $5 what streams_sql gave.  A record's number
+ * is made of that of its page and its place there; no page can hold ten
+ * million.
  */
 static const char *const map_sql =
-"INSERT INTO uds_incoming (n, data_type, merge, uid, uid_key, data, hash, error)"
 "SELECT m.seq * 10000000::bigint + m.ord, m.data_type, m.merge, m.uid,"
 "       CASE WHEN m.fold THEN lower(m.uid) ELSE m.uid END,"
 "       m.record, uds.record_hash(m.record),"
@@ -63,12 +83,9 @@ static const char *const map_sql =
 "               s.fold, m.record, m.error,"
 "               " UID " AS uid"
 "          FROM uds.raw_log p"
-"          JOIN (SELECT e.key AS name, e.value AS stream,"
-"                       coalesce(t.manifest -> 'ignore_case' ? (e.value ->> 'type'), false) AS fold"
-"                  FROM uds.source_settings c"
-"                  JOIN uds.source_types t ON t.name = c.type"
-"                 CROSS JOIN LATERAL jsonb_each(t.manifest -> 'streams') AS e"
-"                 WHERE c.id = $1) AS s ON s.name = p.stream"
+"          JOIN (SELECT e.key AS name, e.value -> 'stream' AS stream,"
+"                       (e.value -> 'fold')::boolean AS fold"
+"                  FROM jsonb_each($5) AS e) AS s ON s.name = p.stream"
 "         CROSS JOIN LATERAL uds.map_page(p.body, s.stream, coalesce(p.context, '{}')) AS m"
 "         WHERE p.task_id = $2 AND p.attempt = $3 AND p.usable"
 "           AND p.stream = ANY ($4::text[])) AS m";
@@ -171,13 +188,50 @@ clean_up(const UdsRun *run, bool single)
 }
 
 /*
+ * Lets the planner map pages in several processes, where the server has them
+ * to spare.  By itself it would not: what it sees of the log is one short row
+ * for each page.  Of an index all these rows would go to one process, but a
+ * block of them to each from a bitmap.
+ */
+static void
+allow_parallel(void)
+{
+	static const char *const settings[][2] = {
+		{"parallel_setup_cost", "0"}, {"parallel_tuple_cost", "0"},
+		{"min_parallel_table_scan_size", "0"}, {"enable_indexscan", "off"}
+	};
+
+	for (int i = 0; i < lengthof(settings); i++)
+		(void) set_config_option(settings[i][0], settings[i][1], PGC_USERSET, PGC_S_SESSION,
+								 GUC_ACTION_SAVE, true, 0, false);
+}
+
+/* Maps the pages; "values" has $1 to $4 of map_sql and room for $5. */
+static void
+map_pages(Oid *types, Datum *values)
+{
+	bool		isnull;
+	int64		bytes = DatumGetInt64(uds_spi_value(bytes_sql, 3, types, values, NULL, &isnull));
+	int			level = NewGUCNestLevel();
+
+	values[4] = uds_spi_value(streams_sql, 1, types, values, NULL, &isnull);
+	if (!isnull)
+	{
+		if (bytes >= MIN_PARALLEL_BYTES)
+			allow_parallel();
+		uds_bulk_insert("pg_temp", "uds_incoming", map_sql, 5, types, values);
+	}
+	AtEOXact_GUC(true, level);
+}
+
+/*
  * Fills incoming and rejected from pages in the raw log.
  */
 void
 uds_collect_pages(const UdsRun *run, const UdsPages *pages)
 {
-	Oid			types[4] = {INT8OID, INT8OID, INT4OID, TEXTARRAYOID};
-	Datum		values[4];
+	Oid			types[5] = {INT8OID, INT8OID, INT4OID, TEXTARRAYOID, JSONBOID};
+	Datum		values[5];
 	ArrayBuildState *streams = initArrayResult(TEXTOID, CurrentMemoryContext, false);
 	ListCell   *lc;
 
@@ -188,7 +242,7 @@ uds_collect_pages(const UdsRun *run, const UdsPages *pages)
 	values[1] = Int64GetDatum(pages->task);
 	values[2] = Int32GetDatum(pages->attempt);
 	values[3] = makeArrayResult(streams, CurrentMemoryContext);
-	uds_spi_exec(map_sql, 4, types, values, NULL);
+	map_pages(types, values);
 	clean_up(run, false);
 	if (pages->failed_of != 0)
 	{

@@ -24,20 +24,29 @@
 
 #include "reconcile/stage.h"
 
-/* A row counts once, for the gravest of what happened to it. */
+/*
+ * A row counts once, for the gravest of what happened to it; it is created
+ * once at the most.
+ */
 static const char *const counts_sql =
-"SELECT count(*) FILTER (WHERE rank = 1), count(*) FILTER (WHERE rank = 2),"
-"       count(*) FILTER (WHERE rank = 3), count(*) FILTER (WHERE rank = 4),"
-"       count(*) FILTER (WHERE rank = 5),"
-"       (SELECT count(*) FROM uds_changed WHERE resource = 'members' AND action = 'link'),"
-"       (SELECT count(*) FROM uds_changed WHERE resource = 'members' AND action = 'unlink'),"
-"       (SELECT count(*) FROM uds_rejected)"
-"  FROM (SELECT min(CASE action WHEN 'create' THEN 1 WHEN 'delete' THEN 2"
-"                               WHEN 'enable' THEN 3 WHEN 'disable' THEN 4"
-"                               WHEN 'update' THEN 5 END) AS rank"
+"SELECT a.created, count(*) FILTER (WHERE c.rank = 1), count(*) FILTER (WHERE c.rank = 2),"
+"       count(*) FILTER (WHERE c.rank = 3), count(*) FILTER (WHERE c.rank = 4),"
+"       a.linked, a.unlinked, (SELECT count(*) FROM uds_rejected)"
+"  FROM (SELECT count(*) FILTER (WHERE resource <> 'members' AND action = 'create') AS created,"
+"               count(*) FILTER (WHERE resource = 'members' AND action = 'link') AS linked,"
+"               count(*) FILTER (WHERE resource = 'members' AND action = 'unlink') AS unlinked"
 "          FROM uds_changed"
-"         WHERE resource IN ('users', 'departments')"
-"         GROUP BY resource, pk) AS c";
+"         WHERE resource IN ('users', 'departments', 'members')) AS a"
+"  LEFT JOIN (SELECT min(CASE d.action WHEN 'delete' THEN 1 WHEN 'enable' THEN 2"
+"                                      WHEN 'disable' THEN 3 WHEN 'update' THEN 4 END) AS rank"
+"               FROM uds_changed d"
+"              WHERE d.resource IN ('users', 'departments') AND d.action NOT IN ('create', 'link')"
+"                AND NOT EXISTS (SELECT 1"
+"                                  FROM uds_changed n"
+"                                 WHERE n.resource = d.resource AND n.pk = d.pk"
+"                                   AND n.action = 'create')"
+"              GROUP BY d.resource, d.pk) AS c ON true"
+" GROUP BY a.created, a.linked, a.unlinked";
 
 /* Who is set aside altogether needs not be told of a part of the record. */
 static const char *const fold_errors_sql =

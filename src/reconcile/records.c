@@ -149,9 +149,13 @@ static const char *const tell_matched_sql =
 "                     FROM uds_changed c"
 "                    WHERE c.resource = '{resource}' AND c.pk = w.pk::text)";
 
-/* Records that changed nothing, and what there is to do with the others. */
+/*
+ * Records that changed nothing, and what there is to do with the others.  One
+ * that got a new row is no such record, so these need not be looked for.
+ */
 static const char *const facts_sql =
-"SELECT count(*) FILTER (WHERE NOT w.gone AND w.n IS NOT NULL AND c.pk IS NULL),"
+"SELECT count(*) FILTER (WHERE NOT w.gone AND w.n IS NOT NULL AND w.link IS DISTINCT FROM 'new'"
+"                          AND c.pk IS NULL),"
 "       coalesce(bool_or(w.is_new), false),"
 "       coalesce(bool_or(w.is_changed AND NOT w.is_new), false),"
 "       coalesce(bool_or(w.link IS NOT NULL), false),"
@@ -160,7 +164,7 @@ static const char *const facts_sql =
 "  FROM uds_work w"
 "  LEFT JOIN (SELECT DISTINCT pk"
 "               FROM uds_changed"
-"              WHERE resource = '{resource}' AND action <> 'link') AS c ON c.pk = w.pk::text";
+"              WHERE resource = '{resource}' AND action NOT IN ('link', 'create')) AS c ON c.pk = w.pk::text";
 
 static char *
 expand(const UdsRun *run, const UdsResource *resource, const char *sql)

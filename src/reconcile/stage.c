@@ -449,7 +449,7 @@ uds_stage_bulk(const UdsRun *run, const char *table, const char *query)
 	Int64GetDatum(run->task->id)};
 	int			level = avoid_loops();
 
-	uds_bulk_insert(table, query, 2, types, values);
+	uds_bulk_insert("uds", table, query, 2, types, values);
 	AtEOXact_GUC(true, level);
 }
 
