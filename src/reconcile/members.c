@@ -41,7 +41,7 @@ static const char *const scope_sql =
 "  FROM uds_desired d"
 "  LEFT JOIN ({live}) AS l USING (pk)"
 "  " LOSING
-" WHERE d.leave IS DISTINCT FROM 'delete'"
+" WHERE d.leave IS DISTINCT FROM 'delete'{known}"
 " GROUP BY d.pk";
 
 /* The same where no other source stands behind rows. */
@@ -53,7 +53,24 @@ static const char *const single_scope_sql =
 "  FROM uds_desired d"
 "  LEFT JOIN uds_work w ON w.pk = d.pk AND NOT w.gone"
 "  " LOSING
-" WHERE d.leave IS DISTINCT FROM 'delete'";
+" WHERE d.leave IS DISTINCT FROM 'delete'{known}";
+
+/*
+ * Of a large task, users that are new are not looked for among the
+ * memberships that are there: the first that the record calls main, or the
+ * first of its list.
+ */
+static const char *const known_sql =
+" AND NOT d.is_new";
+
+static const char *const new_main_sql =
+"INSERT INTO uds_referred (pk, department_id)"
+"SELECT a.user_id,"
+"       coalesce((min(ARRAY[a.main_ord, a.department_id]) FILTER (WHERE a.main_ord IS NOT NULL))[2],"
+"                (min(ARRAY[a.ord, a.department_id]))[2])"
+"  FROM uds_asserted a"
+"  JOIN uds_desired d ON d.pk = a.user_id AND d.is_new"
+" GROUP BY a.user_id";
 
 /*
  * One row per user, department and source; the order is that of the list.
@@ -61,23 +78,10 @@ static const char *const single_scope_sql =
  */
 static const char *const assert_sql =
 "INSERT INTO uds_asserted (user_id, department_id, is_owner, main_ord, source_id, priority, ord)"
-"SELECT l.pk, f.pk, bool_or(e.is_owner), min(e.ord) FILTER (WHERE e.is_main),"
-"       l.source_id, min(l.priority), min(e.ord)"
+"SELECT l.pk, f.pk, e.is_owner, e.main_ord, l.source_id, l.priority, e.ord"
 "  FROM ({live}) AS l"
-" CROSS JOIN LATERAL"
-"       (SELECT a.ord,"
-"               CASE jsonb_typeof(a.value) WHEN 'object' THEN a.value ->> 'uid'"
-"                                          ELSE a.value #>> '{}' END AS uid,"
-"               a.value @> '{\"isOwner\": true}' AS is_owner,"
-"               a.value @> '{\"isMain\": true}' AS is_main"
-"          FROM jsonb_array_elements(CASE jsonb_typeof(l.data -> 'departments')"
-"                                         WHEN 'array' THEN l.data -> 'departments'"
-"                                         ELSE '[]' END)"
-"               WITH ORDINALITY AS a (value, ord)) AS e"
-"  LEFT JOIN uds_department_ref f"
-"         ON f.source_id = l.source_id"
-"        AND f.uid_key = CASE WHEN l.fold_departments THEN lower(e.uid) ELSE e.uid END"
-" GROUP BY l.pk, f.pk, l.source_id";
+" CROSS JOIN LATERAL uds.listed(l.data -> 'departments', l.fold_departments) AS e"
+"  LEFT JOIN uds_department_ref f ON f.source_id = l.source_id AND f.uid_key = e.uid_key";
 
 static const char *const drop_unresolved_sql =
 "DELETE FROM uds_asserted WHERE department_id IS NULL";
@@ -174,7 +178,7 @@ static const char *const diff_sql =
 "            THEN jsonb_build_object('is_owner', m.is_owner, 'source_id', m.source_id) END"
 "  FROM (SELECT a.user_id, a.department_id, bool_or(a.is_owner) AS is_owner,"
 "               (min(ARRAY[a.priority, a.source_id]))[2] AS source_id"
-"          FROM uds_asserted a"
+"          FROM uds_asserted a{those}"
 "         GROUP BY a.user_id, a.department_id) AS d"
 "  FULL JOIN (SELECT x.*, s.silent, o.is_owner AS leads"
 "               FROM uds.department_members x"
@@ -193,6 +197,13 @@ static const char *const diff_sql =
 "                 ELSE " NOT_LEAVING " END)"
 "    OR (d.user_id IS NOT NULL AND m.source_id IS NOT NULL"
 "        AND (m.is_owner <> d.is_owner OR m.source_id <> d.source_id))";
+
+/* Which of the memberships in asserted, a. */
+static const char *const of_known_sql =
+"          JOIN uds_desired k ON k.pk = a.user_id AND NOT k.is_new";
+
+static const char *const of_new_sql =
+"          JOIN uds_desired k ON k.pk = a.user_id AND k.is_new";
 
 static const char *const withdraw_sql =
 "WITH written AS"
@@ -234,6 +245,23 @@ static const char *const add_sql =
 "  JOIN uds_desired d ON d.pk = w.user_id";
 
 /*
+ * All memberships of users that are new, which differ from none that are
+ * there; a record asserts each once.
+ */
+static const char *const add_new_sql =
+"WITH written AS"
+"     (INSERT INTO uds.department_members AS m (department_id, user_id, is_owner, source_id)"
+"      SELECT a.department_id, a.user_id, a.is_owner, a.source_id"
+"        FROM uds_asserted a"
+"        JOIN uds_desired d ON d.pk = a.user_id AND d.is_new"
+"       ORDER BY a.department_id, a.user_id"
+"   RETURNING m.*)"
+"INSERT INTO uds_changed (resource, pk, uid, action, after)"
+"SELECT 'members', w.department_id || ':' || w.user_id, d.uid, 'link', to_jsonb(w)"
+"  FROM written w"
+"  JOIN uds_desired d ON d.pk = w.user_id";
+
+/*
  * Works out the memberships and main departments of the users in desired.
  * Fills referred with the latter.  To be called when the links of all users
  * of the task are stored.  Returns whether any department was not there.
@@ -244,10 +272,9 @@ uds_members_desire(const UdsRun *run)
 	const char *live = uds_stage_live(run, &uds_users);
 	bool		unresolved;
 
-	if (run->shared)
-		uds_stage_exec(run, uds_stage_expand(scope_sql, "live", live, NULL));
-	else
-		uds_stage_exec(run, single_scope_sql);
+	uds_stage_exec(run, uds_stage_expand(run->shared ? scope_sql : single_scope_sql,
+										 "live", live,
+										 "known", run->small ? "" : known_sql, NULL));
 	uds_stage_analyze(run, "uds_member_scope");
 	uds_stage_exec(run, uds_stage_expand(assert_sql, "live", live, NULL));
 	unresolved = uds_stage_exec(run, drop_unresolved_sql) > 0;
@@ -258,20 +285,20 @@ uds_members_desire(const UdsRun *run)
 		uds_stage_exec(run, own_sql);
 	}
 	uds_stage_exec(run, main_sql);
+	if (!run->small)
+		uds_stage_exec(run, new_main_sql);
 	uds_stage_analyze(run, "uds_referred");
 	return unresolved;
 }
 
-/*
- * Writes the memberships that differ.  To be called when the users are
- * written.
- */
-void
-uds_members_write(const UdsRun *run)
+/* Writes the memberships that differ: all, or "those" of some users. */
+static void
+write_differing(const UdsRun *run, const char *those)
 {
 	const char *const writes[] = {withdraw_sql, update_sql, add_sql};
 
-	if (uds_stage_exec(run, diff_sql) == 0)
+	uds_stage_clear(run, "uds_member_diff");
+	if (uds_stage_exec(run, uds_stage_expand(diff_sql, "those", those, NULL)) == 0)
 		return;
 	uds_stage_analyze(run, "uds_member_diff");
 	for (int i = 0; i < lengthof(writes); i++)
@@ -287,4 +314,24 @@ uds_members_write(const UdsRun *run)
 
 		uds_stage_isolate(run, &uds_users, &statement);
 	}
+}
+
+/*
+ * Writes the memberships that differ.  To be called when the users are
+ * written.
+ */
+void
+uds_members_write(const UdsRun *run)
+{
+	if (run->small)
+	{
+		write_differing(run, "");
+		return;
+	}
+	write_differing(run, of_known_sql);
+	if (uds_stage_attempt(run, add_new_sql))
+		return;
+	/* those of the others are not to be compared once more */
+	uds_stage_clear(run, "uds_member_scope");
+	write_differing(run, of_new_sql);
 }

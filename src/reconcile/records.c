@@ -67,23 +67,27 @@ static const char *const unsettled_sql =
 /*
  * Records that a complete read did not show.  One that came but was set aside
  * is not missing; where that one could not even be told who it is, nobody is.
+ * Keys are compared first, and only then what is long is fetched.
  */
 static const char *const missing_sql =
 "INSERT INTO uds_work (resource, record_id, uid, uid_key, data, gone, policy,"
 "                  is_new, is_changed, was_deleted, pk)"
 "SELECT '{resource}', r.id, r.uid, r.uid_key, r.data, true, {on_missing},"
 "       false, true, false, t.id"
-"  FROM uds.records r"
+"  FROM (SELECT k.id"
+"          FROM uds.records k"
+"         WHERE k.source_id = $1 AND k.data_type = '{data_type}' AND NOT k.deleted"
+"           AND NOT EXISTS (SELECT 1"
+"                             FROM uds_incoming i"
+"                            WHERE i.data_type = '{data_type}' AND i.uid_key = k.uid_key)"
+"           AND NOT EXISTS (SELECT 1"
+"                             FROM uds_rejected j"
+"                            WHERE j.data_type = '{data_type}'"
+"                              AND (j.uid IS NULL OR j.uid = k.uid OR lower(j.uid) = k.uid_key))"
+"        OFFSET 0) AS m"
+"  JOIN uds.records r ON r.id = m.id"
 "  LEFT JOIN uds.record_resources l ON l.record_id = r.id AND l.resource = '{resource}'"
-"  LEFT JOIN {table} t ON t.id = l.resource_pk::bigint"
-" WHERE r.source_id = $1 AND r.data_type = '{data_type}' AND NOT r.deleted"
-"   AND NOT EXISTS (SELECT 1"
-"                     FROM uds_incoming i"
-"                    WHERE i.data_type = '{data_type}' AND i.uid_key = r.uid_key)"
-"   AND NOT EXISTS (SELECT 1"
-"                     FROM uds_rejected j"
-"                    WHERE j.data_type = '{data_type}'"
-"                      AND (j.uid IS NULL OR j.uid = r.uid OR lower(j.uid) = r.uid_key))";
+"  LEFT JOIN {table} t ON t.id = l.resource_pk::bigint";
 
 static const char *const insert_sql =
 "INSERT INTO uds.records (id, source_id, data_type, uid, uid_key, data, last_data, deleted,"

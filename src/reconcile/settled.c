@@ -26,10 +26,14 @@ static const char *const known_sql =
 "                       FROM uds.records r"
 "                      WHERE r.source_id = $1 AND r.data_type = 'user')";
 
-/* Who came before, with the same record, and neither left nor waits. */
+/*
+ * Who came before, with the same record, and neither left nor waits.  What is
+ * compared later goes along: to fetch it again is a join of all records.
+ */
 static const char *const same_sql =
-"INSERT INTO uds_settled (n, pk, names)"
-"SELECT i.n, l.resource_pk::bigint, i.data ? 'departments'"
+"INSERT INTO uds_settled (n, pk, names, list, merged)"
+"SELECT i.n, l.resource_pk::bigint, i.data ? 'departments', i.data -> 'departments',"
+"       {settable} - '{unsettable}'::text[]"
 "  FROM uds_incoming i"
 "  JOIN uds.records r ON r.source_id = $1 AND r.data_type = 'user' AND r.uid_key = i.uid_key"
 "                    AND r.uid = i.uid AND r.hash = i.hash AND NOT r.deleted"
@@ -53,12 +57,10 @@ static const char *const alone_sql =
 static const char *const rows_sql =
 "INSERT INTO uds_suspect (pk)"
 "SELECT n.pk"
-"  FROM (SELECT k.pk, i.uid, i.merged, u AS old, jsonb_populate_record(u, i.merged) AS p,"
+"  FROM (SELECT k.pk, NULL::text AS uid, k.merged, u AS old, jsonb_populate_record(u, k.merged) AS p,"
 "               false AS was_disabled, false AS is_disabled,"
 "               NULL::bigint AS reference, false AS reference_known"
 "          FROM uds_settled k"
-"          JOIN (SELECT i.n, i.uid, {settable} - '{unsettable}'::text[] AS merged"
-"                  FROM uds_incoming i) AS i USING (n)"
 "          LEFT JOIN {table} u ON u.id = k.pk"
 "        OFFSET 0) AS n"
 " WHERE (n.old).id IS NULL OR record_image_ne(ROW({values}), ROW({old}))";
@@ -75,23 +77,10 @@ static const char *const settable_sql =
  */
 static const char *const members_sql =
 "WITH named AS"
-"     (SELECT k.pk, f.pk AS department_id, bool_or(e.is_owner) AS is_owner,"
-"             min(e.ord) FILTER (WHERE e.is_main) AS main_ord, min(e.ord) AS ord"
+"     (SELECT k.pk, f.pk AS department_id, e.is_owner, e.main_ord"
 "        FROM uds_settled k"
-"        JOIN uds_incoming i USING (n)"
-"       CROSS JOIN LATERAL"
-"             (SELECT a.ord,"
-"                     CASE jsonb_typeof(a.value) WHEN 'object' THEN a.value ->> 'uid'"
-"                                                ELSE a.value #>> '{}' END AS uid,"
-"                     a.value @> '{\"isOwner\": true}' AS is_owner,"
-"                     a.value @> '{\"isMain\": true}' AS is_main"
-"                FROM jsonb_array_elements(CASE jsonb_typeof(i.data -> 'departments')"
-"                                               WHEN 'array' THEN i.data -> 'departments'"
-"                                               ELSE '[]' END)"
-"                     WITH ORDINALITY AS a (value, ord)) AS e"
-"        LEFT JOIN uds_department_ref f"
-"               ON f.source_id = $1 AND f.uid_key = {department_key}"
-"       GROUP BY k.pk, f.pk) "
+"       CROSS JOIN LATERAL uds.listed(k.list, {fold}) AS e"
+"        LEFT JOIN uds_department_ref f ON f.source_id = $1 AND f.uid_key = e.uid_key) "
 "INSERT INTO uds_suspect (pk)"
 "SELECT coalesce(n.pk, m.user_id)"
 "  FROM named n"
@@ -106,13 +95,13 @@ static const char *const members_sql =
 "SELECT u.id"
 "  FROM uds_settled k"
 "  JOIN uds.users u ON u.id = k.pk"
-"  LEFT JOIN (SELECT pk, (min(ARRAY[main_ord, department_id]) FILTER (WHERE main_ord IS NOT NULL))[2] AS main"
+"  LEFT JOIN (SELECT pk, array_agg(department_id) AS departments,"
+"                    (min(ARRAY[main_ord, department_id]) FILTER (WHERE main_ord IS NOT NULL))[2] AS main"
 "               FROM named"
 "              GROUP BY pk) AS b ON b.pk = k.pk"
-"  LEFT JOIN named c ON c.pk = k.pk AND c.department_id = u.main_department_id"
 " WHERE k.names"
 "   AND CASE WHEN b.main IS NOT NULL THEN u.main_department_id IS DISTINCT FROM b.main"
-"            WHEN b.pk IS NOT NULL THEN c.pk IS NULL"
+"            WHEN b.pk IS NOT NULL THEN (u.main_department_id = ANY (b.departments)) IS NOT TRUE"
 "            ELSE u.main_department_id IS NOT NULL END"
 " UNION ALL "
 "SELECT u.id"
@@ -129,19 +118,28 @@ static const char *const folds_departments_sql =
 static const char *const drop_suspects_sql =
 "DELETE FROM uds_settled k USING uds_suspect x WHERE x.pk = k.pk";
 
-/* The statement that finds rows which are not as their record wants them. */
+/* The statement that finds records which say what they said. */
 static char *
-rows_statement(const UdsRun *run, const UdsResource *resource)
+same_statement(const UdsRun *run, const UdsResource *resource)
 {
-	const UdsColumns *columns = uds_columns_list(resource);
 	const char *settable = "i.data";
 
 	if (run->source->columns != NULL)
 		settable = uds_stage_expand(settable_sql, "columns",
 									quote_literal_cstr(run->source->columns), NULL);
-	return uds_stage_expand(rows_sql,
+	return uds_stage_expand(same_sql,
+							"alone", run->shared ? alone_sql : "",
 							"settable", settable,
-							"unsettable", resource->unsettable,
+							"unsettable", resource->unsettable, NULL);
+}
+
+/* The statement that finds rows which are not as their record wants them. */
+static char *
+rows_statement(const UdsResource *resource)
+{
+	const UdsColumns *columns = uds_columns_list(resource);
+
+	return uds_stage_expand(rows_sql,
 							"table", resource->table,
 							"values", columns->values.data,
 							"old", columns->old.data, NULL);
@@ -160,23 +158,21 @@ uds_settled_find(const UdsRun *run)
 
 	if (run->small || uds_stage_exec(run, known_sql) == 0)
 		return 0;
-	n = uds_stage_exec(run, uds_stage_expand(same_sql, "alone",
-											 run->shared ? alone_sql : "", NULL));
+	n = uds_stage_exec(run, same_statement(run, &uds_users));
 	if (n == 0)
 		return 0;
-	uds_stage_analyze(run, "uds_settled");
+	uds_stage_analyze(run, "uds_settled (n, pk, names)");
 
 	/* where the type of a column refuses a value, all go the whole way */
-	if (!uds_stage_attempt(run, rows_statement(run, &uds_users)))
+	if (!uds_stage_attempt(run, rows_statement(&uds_users)))
 	{
 		uds_stage_clear(run, "uds_settled");
 		return 0;
 	}
 	uds_departments_refer(run, &uds_users);
 	fold = uds_stage_exec(run, folds_departments_sql) > 0;
-	uds_stage_exec(run, uds_stage_expand(members_sql, "department_key",
-										 fold ? "lower(e.uid)" : "e.uid", NULL));
+	uds_stage_exec(run, uds_stage_expand(members_sql, "fold", fold ? "true" : "false", NULL));
 	n -= uds_stage_exec(run, drop_suspects_sql);
-	uds_stage_analyze(run, "uds_settled");
+	uds_stage_analyze(run, "uds_settled (n, pk, names)");
 	return n;
 }

@@ -50,10 +50,11 @@ static const char *const create_sql[] = {
 	" hash bigint, error text)",
 
 	/*
-	 * users that need nothing; names: their record names departments; and
-	 * those among them that do need something
+	 * users that need nothing; names: their record names departments, list:
+	 * which; merged: what the row should be; and those among them that do need
+	 * something
 	 */
-	"CREATE TEMP TABLE uds_settled (n bigint, pk bigint, names boolean)",
+	"CREATE TEMP TABLE uds_settled (n bigint, pk bigint, names boolean, list jsonb, merged jsonb)",
 	"CREATE TEMP TABLE uds_suspect (pk bigint)",
 
 	/* records set aside */
@@ -152,7 +153,7 @@ static const char *const create_sql[] = {
 static const char *const grant_sql =
 "GRANT SELECT, INSERT"
 "   ON uds_incoming, uds_settled, uds_suspect, uds_desired, uds_referred, uds_leavers, uds_leaving, uds_differing,"
-"      uds_member_diff, uds_changed"
+"      uds_asserted, uds_member_diff, uds_changed"
 "   TO {owner}";
 
 static const char *const unique_of_users[] = {"username", "email", "phone", NULL};

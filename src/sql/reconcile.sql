@@ -7,3 +7,10 @@ SET search_path = pg_catalog, pg_temp
 AS 'MODULE_PATHNAME', 'uds_push';
 REVOKE ALL ON FUNCTION @extschema@.uds_push FROM PUBLIC;
 COMMENT ON FUNCTION @extschema@.uds_push IS 'takes {"dataType", "records", "matchKey", "sourceName"} in the current transaction and returns what became of each';
+
+CREATE FUNCTION uds.listed(list jsonb, fold boolean)
+RETURNS TABLE (uid_key text, ord bigint, main_ord bigint, is_owner boolean)
+LANGUAGE c STABLE STRICT PARALLEL SAFE ROWS 2
+AS 'MODULE_PATHNAME', 'uds_listed';
+REVOKE ALL ON FUNCTION uds.listed(jsonb, boolean) FROM PUBLIC;
+COMMENT ON FUNCTION uds.listed(jsonb, boolean) IS 'departments in the list of a user''s record: uid, first place, first place where it is called main, whether the user leads it';
