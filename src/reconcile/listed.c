@@ -113,7 +113,7 @@ uds_listed(PG_FUNCTION_ARGS)
 	Entry	   *entries;
 	Entry	   *last = NULL;
 
-	InitMaterializedSRF(fcinfo, 0);
+	InitMaterializedSRF(fcinfo, MAT_SRF_USE_EXPECTED_DESC);
 	if (!JB_ROOT_IS_ARRAY(list) || JB_ROOT_IS_SCALAR(list) || JB_ROOT_COUNT(list) == 0)
 		return (Datum) 0;
 

@@ -105,7 +105,10 @@ static const char *const desire_sql =
 "          LEFT JOIN uds.disabled_rows o ON o.resource = '{resource}'"
 "                                       AND o.resource_pk = p.pk::text) AS q";
 
-/* Only the rows that differ are looked at again and written. */
+/*
+ * Only the rows that differ are looked at again and written.  OFFSET keeps the
+ * two images from being made again for each column that is compared.
+ */
 static const char *const compare_sql =
 "INSERT INTO uds_differing (n, pk, uid, action, before, after)"
 "SELECT s.n, s.pk, s.uid,"
@@ -123,7 +126,8 @@ static const char *const compare_sql =
 "               (to_jsonb(n.old) - 'updated_at')"
 "               || jsonb_build_object({pairs}) AS after"
 "          FROM ({new}) AS n"
-"         WHERE record_image_ne(ROW({values}), ROW({old}))) AS s";
+"         WHERE record_image_ne(ROW({values}), ROW({old}))"
+"        OFFSET 0) AS s";
 
 /* Rows already there, with what the merged record makes of them. */
 static const char *const new_sql =
