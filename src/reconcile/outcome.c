@@ -84,6 +84,13 @@ static const char *const before_sql =
 "           WHERE resource = '{resource}' AND action = 'delete'"
 "             AND (before ->> 'enabled')::boolean)";
 
+/*
+ * The least that they can be, which is quick to tell: who is settled is still
+ * as before the task, and enabled unless disabled by hand.
+ */
+static const char *const settled_sql =
+"SELECT (SELECT count(*) FROM uds_settled) - (SELECT count(*) FROM {table} WHERE NOT enabled)";
+
 static const char *const changes_sql =
 "SELECT seq, resource, pk, uid, action, before, after FROM uds_changed";
 
@@ -195,6 +202,11 @@ uds_outcome_guard(const UdsRun *run)
 		int64		before;
 
 		if (going <= source->guard_min)
+			continue;
+		if (resources[i] == &uds_users &&
+			going <= uds_stage_count(run, uds_stage_expand(settled_sql, "table",
+														   resources[i]->table, NULL))
+			* source->guard_percent / 100)
 			continue;
 		before = uds_stage_count(run, uds_stage_expand(before_sql,
 													   "resource", resource,

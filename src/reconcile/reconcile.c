@@ -115,7 +115,7 @@ refuse_vanished(const UdsRun *run)
 static void
 apply_departments(const UdsRun *run, UdsTaskCounts *counts)
 {
-	uds_records_compare(run, &uds_departments, false);
+	uds_records_compare(run, &uds_departments, 0);
 	if (!uds_filled("uds_work"))
 		return;
 	uds_pending_announce(run);
@@ -147,7 +147,7 @@ apply_users(const UdsRun *run, UdsTaskCounts *counts)
 	bool		unresolved;
 
 	counts->unchanged += settled;
-	uds_records_compare(run, &uds_users, settled > 0);
+	uds_records_compare(run, &uds_users, settled);
 	uds_pending_recall(run, &uds_users);
 	if (!uds_filled("uds_work"))
 		return;

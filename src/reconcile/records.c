@@ -37,13 +37,13 @@ static const char *const compare_sql =
 "       r.id IS NOT NULL AND r.deleted,"
 "       CASE WHEN t.id IS NULL AND NOT i.gone THEN nextval('{sequence}') ELSE t.id END,"
 "       CASE WHEN t.id IS NULL AND NOT i.gone THEN 'new' END"
-"  FROM (SELECT *, {on_deleted} <> 'keep'"
-"                  AND coalesce((data ->> 'isDeleted')::boolean, false) AS gone"
-"          FROM uds_incoming"
-"         WHERE data_type = '{data_type}') AS i"
+"  FROM (SELECT i.*, {on_deleted} <> 'keep'"
+"                    AND coalesce((i.data ->> 'isDeleted')::boolean, false) AS gone"
+"          FROM uds_incoming i{unsettled}"
+"         WHERE i.data_type = '{data_type}') AS i"
 "  LEFT JOIN {known}"
 "  LEFT JOIN uds.record_resources l ON l.record_id = r.id AND l.resource = '{resource}'"
-"  LEFT JOIN {table} t ON t.id = l.resource_pk::bigint{unsettled}";
+"  LEFT JOIN {table} t ON t.id = l.resource_pk::bigint";
 
 static const char *const known_sql =
 "uds.records r ON r.source_id = $1"
@@ -61,8 +61,18 @@ static const char *const known_one_sql =
 "            AND k.uid_key = i.uid_key"
 "         OFFSET 0) AS r ON true";
 
+/* one of so many settled is few */
+#define FEW_LEFT 10
+
+static const char *const count_sql =
+"SELECT count(*) FROM uds_incoming";
+
+/* Numbers are compared first, and only then what is long is fetched. */
 static const char *const unsettled_sql =
-" WHERE NOT EXISTS (SELECT 1 FROM uds_settled s WHERE s.n = i.n)";
+"          JOIN (SELECT n.n"
+"                  FROM uds_incoming n"
+"                 WHERE NOT EXISTS (SELECT 1 FROM uds_settled s WHERE s.n = n.n)"
+"                OFFSET 0) AS u USING (n)";
 
 /*
  * Records that a complete read did not show.  One that came but was set aside
@@ -200,16 +210,23 @@ uds_record_hash(PG_FUNCTION_ARGS)
 /*
  * Fills work with the task's records for a resource, but for those in settled
  * if "settled", and with those that are missing where the read was complete.
+ * Where few are left they are looked up one by one, like those of a push.
  */
 void
-uds_records_compare(const UdsRun *run, const UdsResource *resource, bool settled)
+uds_records_compare(const UdsRun *run, const UdsResource *resource, int64 settled)
 {
+	bool		few = run->small ||
+		(settled > 0 && uds_stage_count(run, count_sql) - settled < settled / FEW_LEFT);
+	char	   *sql = expand(run, resource,
+							 uds_stage_expand(compare_sql,
+											  "unsettled", settled > 0 ? unsettled_sql : "",
+											  "known", few ? known_one_sql : known_sql, NULL));
+
 	uds_stage_clear(run, "uds_work");
-	uds_stage_exec(run, expand(run, resource,
-							   uds_stage_expand(compare_sql, "unsettled",
-												settled ? unsettled_sql : "",
-												"known", run->small ? known_one_sql : known_sql,
-												NULL)));
+	if (few)
+		uds_stage_write(run, sql);
+	else
+		uds_stage_exec(run, sql);
 	if (run->complete && strcmp(run->source->on_missing, "keep") != 0)
 		uds_stage_exec(run, expand(run, resource, missing_sql));
 	uds_stage_analyze(run, "uds_work (record_id, uid_key, pk, link)");

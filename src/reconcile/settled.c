@@ -172,7 +172,5 @@ uds_settled_find(const UdsRun *run)
 	uds_departments_refer(run, &uds_users);
 	fold = uds_stage_exec(run, folds_departments_sql) > 0;
 	uds_stage_exec(run, uds_stage_expand(members_sql, "fold", fold ? "true" : "false", NULL));
-	n -= uds_stage_exec(run, drop_suspects_sql);
-	uds_stage_analyze(run, "uds_settled (n, pk, names)");
-	return n;
+	return n - uds_stage_exec(run, drop_suspects_sql);
 }

@@ -187,7 +187,7 @@ extern void uds_collect_pushed(const UdsRun *run, const UdsPages *pages);
 
 /* records.c */
 extern void uds_records_compare(const UdsRun *run, const UdsResource *resource,
-								bool settled);
+								int64 settled);
 extern int64 uds_records_store(const UdsRun *run, const UdsResource *resource);
 
 /* journal.c */
