@@ -37,7 +37,7 @@ static const char *const load_sql =
 "       s.guard_percent, s.guard_min"
 "  FROM uds.source_settings s"
 "  JOIN uds.source_types t ON t.name = s.type"
-" WHERE s.id = $1";
+" WHERE ";
 
 static const char *const references_sql =
 "SELECT o.key, o.value ->> '$env', o.value ->> '$file'"
@@ -166,27 +166,20 @@ resolve_references(const char *source, char *options)
 	return uds_spi_text(0, 1);
 }
 
-/*
- * Loads a source with its type's manifest and its options, secrets included.
- *
- * Returns NULL if there is none of this id.  The result lives in SPI's
- * memory: copy with uds_source_copy() to keep it beyond SPI_finish().  ERROR
- * if an environment variable or file it refers to cannot be read, or its
- * owner is gone.
- */
-UdsSource *
-uds_source_load(int64 id)
+/* Loads the source that a condition finds, which has $1; NULL if there is none. */
+static UdsSource *
+load(const char *condition, Oid type, Datum value)
 {
-	Oid			types[1] = {INT8OID};
-	Datum		values[1] = {Int64GetDatum(id)};
 	UdsSource  *source;
 	char	   *owner;
+	bool		isnull;
 
-	if (uds_spi_exec(load_sql, 1, types, values, NULL) == 0)
+	if (uds_spi_exec(psprintf("%s%s", load_sql, condition), 1, &type, &value, NULL) == 0)
 		return NULL;
 
 	source = palloc0(sizeof(UdsSource));
-	source->id = id;
+	source->id = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc,
+											 1, &isnull));
 	source->name = uds_spi_text(0, 2);
 	source->type = uds_spi_text(0, 3);
 	owner = uds_spi_text(0, 4);
@@ -208,8 +201,23 @@ uds_source_load(int64 id)
 				 errmsg("role \"%s\", the owner of source \"%s\", does not exist",
 						owner, source->name),
 				 errhint("Use uds_alter_source() as the role that shall own it.")));
-	source->options = resolve_references(source->name, source->options);
+	if (strchr(source->options, '$') != NULL)
+		source->options = resolve_references(source->name, source->options);
 	return source;
+}
+
+/*
+ * Loads a source with its type's manifest and its options, secrets included.
+ *
+ * Returns NULL if there is none of this id.  The result lives in SPI's
+ * memory: copy with uds_source_copy() to keep it beyond SPI_finish().  ERROR
+ * if an environment variable or file it refers to cannot be read, or its
+ * owner is gone.
+ */
+UdsSource *
+uds_source_load(int64 id)
+{
+	return load("s.id = $1", INT8OID, Int64GetDatum(id));
 }
 
 /*
@@ -218,19 +226,14 @@ uds_source_load(int64 id)
 UdsSource *
 uds_source_load_by_name(const char *name)
 {
-	Oid			types[1] = {TEXTOID};
-	Datum		values[1] = {CStringGetTextDatum(name)};
-	Datum		id;
-	bool		isnull;
+	UdsSource  *source = load("s.name = $1", TEXTOID, CStringGetTextDatum(name));
 
-	id = uds_spi_value("SELECT id FROM uds.source_settings WHERE name = $1",
-					   1, types, values, NULL, &isnull);
-	if (isnull)
+	if (source == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
 				 errmsg("source \"%s\" does not exist", name),
 				 errhint("SELECT name FROM uds.sources lists the sources.")));
-	return uds_source_load(DatumGetInt64(id));
+	return source;
 }
 
 /*

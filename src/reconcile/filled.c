@@ -1,11 +1,11 @@
 /*-------------------------------------------------------------------------
  *
  * filled.c
- *		Which stage relations may hold rows.
+ *		Which stage relations hold rows.
  *
  * A push of one record fills few of them.  Knowing which, it need not clear
  * and read the others: what it costs is the number of its statements.  What
- * is not known counts as filled, so that a mistake costs time only.
+ * is not known to be empty is looked at.
  *
  * Private to the process.  A rollback brings back rows that were deleted
  * since, so after one nothing is known.
@@ -104,12 +104,21 @@ uds_filled_note(const char *sql)
 }
 
 /*
- * Whether a relation may hold rows.
+ * Whether a relation is known to be empty.
+ */
+bool
+uds_filled_not(const char *relation)
+{
+	const bool *empty = find(relation);
+
+	return empty != NULL && *empty;
+}
+
+/*
+ * Whether a relation holds rows.
  */
 bool
 uds_filled(const char *relation)
 {
-	const bool *empty = find(relation);
-
-	return empty == NULL || !*empty;
+	return !uds_filled_not(relation) && uds_scan_any(relation);
 }

@@ -304,6 +304,8 @@ uds_outcome_store(const UdsRun *run, UdsKept *kept)
 		else
 			uds_stage_bulk(run, "changes", changes);
 	}
+	if (!uds_filled("uds_rejected"))
+		return;
 	uds_stage_exec(run, uds_stage_expand(store_errors_sql, "errors",
 										 psprintf("(%s)",
 												  uds_stage_expand(errors_sql, "limit",

@@ -23,6 +23,7 @@
 #include "utils/guc.h"
 #include "utils/resowner.h"
 
+#include "connector/value.h"
 #include "reconcile/reconcile.h"
 #include "reconcile/stage.h"
 
@@ -30,15 +31,6 @@ PG_FUNCTION_INFO_V1(uds_push);
 
 /* bytes of an unknown name that a message repeats */
 #define MAX_NAME 100
-
-static const char *const envelope_sql =
-"SELECT jsonb_typeof($1), $1 ->> 'dataType', jsonb_typeof($1 -> 'dataType'),"
-"       jsonb_typeof($1 -> 'records'),"
-"       CASE WHEN jsonb_typeof($1 -> 'records') = 'array'"
-"            THEN jsonb_array_length($1 -> 'records') END,"
-"       $1 ->> 'matchKey', jsonb_typeof($1 -> 'matchKey'),"
-"       coalesce($1 ->> 'sourceName', 'api'), jsonb_typeof($1 -> 'sourceName'),"
-"       $1 -> 'records'";
 
 static const char *const begin_sql =
 "INSERT INTO uds.tasks (source_id, kind, status, attempt, requested_by, started_at)"
@@ -83,7 +75,7 @@ typedef struct Envelope
 {
 	char	   *data_type;
 	char	   *match_key;		/* or NULL */
-	char	   *source;
+	const char *source;
 	int64		all;			/* records given */
 	Datum		records;		/* jsonb */
 } Envelope;
@@ -106,61 +98,79 @@ clip(char *name)
 	return name;
 }
 
-/* Whether a member of the envelope is there and not text. */
-static bool
-not_text(int column)
+/* A member of the envelope as text, or NULL; *type receives its type. */
+static char *
+read_member(JsonbValue *envelope, const char *key, enum jbvType *type)
 {
-	char	   *type = uds_spi_text(0, column);
+	JsonbValue	member;
+	StringInfoData text;
 
-	return type != NULL && strcmp(type, "null") != 0 && strcmp(type, "string") != 0;
+	*type = jbvNull;
+	if (!uds_value_member(envelope, key, strlen(key), &member) || member.type == jbvNull)
+		return NULL;
+	*type = member.type;
+	initStringInfo(&text);
+	uds_value_append_text(&text, &member);
+	return clip(text.data);
+}
+
+/* Takes the records out of the envelope; ERROR if there are none. */
+static void
+take_records(JsonbValue *value, const char *shape, Envelope *envelope)
+{
+	JsonbValue	records;
+	Jsonb	   *list;
+
+	if (!uds_value_member(value, "records", strlen("records"), &records) ||
+		records.type == jbvNull)
+		refuse("it has no records", shape);
+	if (!uds_value_is_array(&records))
+		refuse("records is not a list", shape);
+	list = uds_value_to_jsonb(&records);
+	envelope->all = JB_ROOT_COUNT(list);
+	if (envelope->all == 0)
+		refuse("the list of records is empty", shape);
+	envelope->records = JsonbPGetDatum(list);
 }
 
 /* Reads the envelope; ERROR if it is not one. */
 static Envelope *
-open_envelope(Datum data)
+open_envelope(Jsonb *data)
 {
-	Oid			types[1] = {JSONBOID};
 	Envelope   *envelope = palloc0(sizeof(Envelope));
 	const char *shape = "Send {\"dataType\": \"user\" or \"department\", \"records\": [{…}, …], \"matchKey\": …, \"sourceName\": …}.";
-	bool		isnull;
-	char	   *text;
+	JsonbValue	value;
+	enum jbvType type;
 
-	uds_spi_exec(envelope_sql, 1, types, &data, NULL);
-	if (strcmp(uds_spi_text(0, 1), "object") != 0)
+	uds_value_from_jsonb(data, &value);
+	if (!uds_value_is_object(&value))
 		refuse("it is not a JSON object", shape);
 
-	envelope->data_type = clip(uds_spi_text(0, 2));
+	envelope->data_type = read_member(&value, "dataType", &type);
 	if (envelope->data_type == NULL)
 		refuse("it has no dataType", shape);
-	if (not_text(3) || (strcmp(envelope->data_type, UDS_TYPE_USER) != 0 &&
-						strcmp(envelope->data_type, UDS_TYPE_DEPARTMENT) != 0))
+	if (type != jbvString || (strcmp(envelope->data_type, UDS_TYPE_USER) != 0 &&
+							  strcmp(envelope->data_type, UDS_TYPE_DEPARTMENT) != 0))
 		refuse(psprintf("unknown dataType \"%s\"", envelope->data_type),
 			   "Known are \"user\" and \"department\".");
 
-	text = uds_spi_text(0, 4);
-	if (text == NULL || strcmp(text, "null") == 0)
-		refuse("it has no records", shape);
-	if (strcmp(text, "array") != 0)
-		refuse("records is not a list", shape);
-	envelope->all = pg_strtoint64(uds_spi_text(0, 5));
-	if (envelope->all == 0)
-		refuse("the list of records is empty", shape);
+	take_records(&value, shape, envelope);
 
-	envelope->match_key = clip(uds_spi_text(0, 6));
+	envelope->match_key = read_member(&value, "matchKey", &type);
 	if (envelope->match_key != NULL && envelope->match_key[0] == '\0')
 		envelope->match_key = NULL;
 	if (envelope->match_key != NULL &&
-		(not_text(7) || (strcmp(envelope->match_key, "username") != 0 &&
-						 strcmp(envelope->match_key, "email") != 0 &&
-						 strcmp(envelope->match_key, "phone") != 0)))
+		(type != jbvString || (strcmp(envelope->match_key, "username") != 0 &&
+							   strcmp(envelope->match_key, "email") != 0 &&
+							   strcmp(envelope->match_key, "phone") != 0)))
 		refuse(psprintf("unknown matchKey \"%s\"", envelope->match_key),
 			   "Known are \"username\", \"email\" and \"phone\".");
 
-	envelope->source = clip(uds_spi_text(0, 8));
-	if (not_text(9))
+	envelope->source = read_member(&value, "sourceName", &type);
+	if (envelope->source == NULL)
+		envelope->source = "api";
+	else if (type != jbvString)
 		refuse("sourceName is not text", shape);
-	envelope->records = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc,
-									  10, &isnull);
 	return envelope;
 }
 
@@ -214,7 +224,7 @@ make_reply(const UdsTask *task, const Envelope *envelope)
 
 /* Takes what was pushed; the reply, as jsonb in SPI's memory. */
 static Datum
-take(Datum data, Oid caller)
+take(Jsonb *data, Oid caller)
 {
 	Envelope   *envelope = open_envelope(data);
 	UdsTask		task = {.kind = "push",.mode = "auto",.attempt = 1};
@@ -303,7 +313,7 @@ uds_push(PG_FUNCTION_ARGS)
 		uds_become_trusted(uds_extension_owner(), &saved);
 		settings = NewGUCNestLevel();
 		SPI_connect();
-		reply = take(PG_GETARG_DATUM(0), caller);
+		reply = take(PG_GETARG_JSONB_P(0), caller);
 		MemoryContextSwitchTo(context);
 		reply = PointerGetDatum(PG_DETOAST_DATUM_COPY(reply));
 		SPI_finish();

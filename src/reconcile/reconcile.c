@@ -38,30 +38,31 @@ bool		uds_reconciling = false;
 /* kB for a sort or a hash of a large task */
 #define TASK_WORK_MEM (16 * 1024)
 
+/*
+ * Locks the source.  Tells whether any other has records, where the order makes
+ * it a look into an index, however many there are; and the first target table
+ * that the role $2 may not write.
+ */
 static const char *const lock_source_sql =
-"SELECT FROM uds.source_settings WHERE id = $1 FOR NO KEY UPDATE";
-
-/* The order makes it a look into an index, however many records there are. */
-static const char *const shared_sql =
-"SELECT count(*)"
-"  FROM uds.source_settings s"
-" CROSS JOIN LATERAL (SELECT 1"
-"                       FROM uds.records r"
-"                      WHERE r.source_id = s.id"
-"                      ORDER BY r.data_type, r.uid_key"
-"                      LIMIT 1) AS r"
-" WHERE s.id <> $1";
-
-/* The first target table that the role $1 may not write. */
-static const char *const forbidden_sql =
-"SELECT t.name"
-"  FROM unnest('{uds.users,uds.departments,uds.department_members}'::text[]) AS t (name)"
-" WHERE NOT has_schema_privilege($1, 'uds', 'USAGE')"
-"    OR NOT has_table_privilege($1, t.name, 'SELECT')"
-"    OR NOT has_table_privilege($1, t.name, 'INSERT')"
-"    OR NOT has_any_column_privilege($1, t.name, 'UPDATE')"
-"    OR NOT has_table_privilege($1, t.name, 'DELETE')"
-" LIMIT 1";
+"SELECT EXISTS (SELECT 1"
+"                 FROM uds.source_settings s"
+"                CROSS JOIN LATERAL (SELECT 1"
+"                                      FROM uds.records r"
+"                                     WHERE r.source_id = s.id"
+"                                     ORDER BY r.data_type, r.uid_key"
+"                                     LIMIT 1) AS r"
+"                WHERE s.id <> $1),"
+"       (SELECT t.name"
+"          FROM unnest('{uds.users,uds.departments,uds.department_members}'::text[]) AS t (name)"
+"         WHERE NOT has_schema_privilege($2, 'uds', 'USAGE')"
+"            OR NOT has_table_privilege($2, t.name, 'SELECT')"
+"            OR NOT has_table_privilege($2, t.name, 'INSERT')"
+"            OR NOT has_any_column_privilege($2, t.name, 'UPDATE')"
+"            OR NOT has_table_privilege($2, t.name, 'DELETE')"
+"         LIMIT 1)"
+"  FROM uds.source_settings"
+" WHERE id = $1"
+"   FOR NO KEY UPDATE";
 
 /* Types that had live records and of which not one came. */
 static const char *const vanished_sql =
@@ -134,6 +135,8 @@ apply_departments(const UdsRun *run, UdsTaskCounts *counts)
 static void
 withdraw_departments(const UdsRun *run)
 {
+	if (!uds_run_may_have(run, UDS_TYPE_DEPARTMENT))
+		return;
 	uds_pending_note_leaving(run);
 	uds_rows_delete(run, &uds_departments);
 	uds_departments_mark_leaves(run);
@@ -329,6 +332,15 @@ take_memory(void)
 }
 
 /*
+ * Whether the task can have records of a type.
+ */
+bool
+uds_run_may_have(const UdsRun *run, const char *data_type)
+{
+	return run->pushed == NULL || strcmp(run->pushed, data_type) == 0;
+}
+
+/*
  * Fills run: what a task may do, from its kind and its source.  Takes the
  * locks of a task until the end of the transaction.  ERROR if the source is
  * gone, or its owner may not write the target tables.
@@ -336,8 +348,9 @@ take_memory(void)
 void
 uds_run_prepare(UdsRun *run, const UdsTask *task, const UdsSource *source, bool complete)
 {
-	Oid			types[1] = {OIDOID};
-	Datum		values[1] = {ObjectIdGetDatum(source->owner)};
+	Oid			types[2] = {INT8OID, OIDOID};
+	Datum		values[2] = {Int64GetDatum(source->id), ObjectIdGetDatum(source->owner)};
+	char	   *forbidden;
 
 	run->task = task;
 	run->source = source;
@@ -349,18 +362,19 @@ uds_run_prepare(UdsRun *run, const UdsTask *task, const UdsSource *source, bool 
 
 	uds_lock_reconciling();
 	refuse_old_snapshot();
-	if (uds_stage_exec(run, lock_source_sql) == 0)
+	if (uds_spi_exec(lock_source_sql, 2, types, values, NULL) == 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_QUERY_CANCELED),
 				 errmsg("source \"%s\" was dropped while it was read", source->name)));
-	run->shared = uds_stage_count(run, shared_sql) > 0;
+	run->shared = uds_spi_text(0, 1)[0] == 't';
 
 	/* told apart from what a record may be refused for */
-	if (uds_spi_exec(forbidden_sql, 1, types, values, NULL) > 0)
+	forbidden = uds_spi_text(0, 2);
+	if (forbidden != NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("role %s, the owner of source \"%s\", may not write %s",
-						run->owner, source->name, uds_spi_text(0, 1)),
+						run->owner, source->name, forbidden),
 				 errhint("Grant it USAGE on schema uds, and SELECT, INSERT, UPDATE and DELETE on the table.")));
 }
 
@@ -426,6 +440,7 @@ uds_reconcile(const UdsTask *task, const UdsSource *source,
 	const char *status;
 
 	uds_reconciling = true;
+	run.pushed = pages->pushed;
 	run.small = pages->pushed && pages->n_records <= UDS_SMALL_TASK;
 	if (!run.small)
 		take_memory();

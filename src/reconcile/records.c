@@ -215,14 +215,18 @@ uds_record_hash(PG_FUNCTION_ARGS)
 void
 uds_records_compare(const UdsRun *run, const UdsResource *resource, int64 settled)
 {
-	bool		few = run->small ||
-		(settled > 0 && uds_stage_count(run, count_sql) - settled < settled / FEW_LEFT);
-	char	   *sql = expand(run, resource,
-							 uds_stage_expand(compare_sql,
-											  "unsettled", settled > 0 ? unsettled_sql : "",
-											  "known", few ? known_one_sql : known_sql, NULL));
+	bool		few;
+	char	   *sql;
 
 	uds_stage_clear(run, "uds_work");
+	if (!uds_run_may_have(run, resource->data_type))
+		return;
+	few = run->small ||
+		(settled > 0 && uds_stage_count(run, count_sql) - settled < settled / FEW_LEFT);
+	sql = expand(run, resource,
+				 uds_stage_expand(compare_sql,
+								  "unsettled", settled > 0 ? unsettled_sql : "",
+								  "known", few ? known_one_sql : known_sql, NULL));
 	if (few)
 		uds_stage_write(run, sql);
 	else

@@ -292,7 +292,7 @@ uds_resources_create_stage(const UdsRun *run)
 		Oid			relation;
 
 		if (relation_exists(relations[i], &relation))
-			uds_spi_exec(psprintf("DELETE FROM %s", relations[i]), 0, NULL, NULL, NULL);
+			uds_scan_delete(relations[i]);
 		else
 		{
 			SPI_execute(create_sql[i], false, 0);

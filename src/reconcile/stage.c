@@ -311,10 +311,10 @@ uds_stage_drop(void)
 void
 uds_stage_clear(const UdsRun *run, const char *relation)
 {
-	if (!uds_filled(relation))
+	if (uds_filled_not(relation))
 		return;
 	if (run->small)
-		uds_spi_exec(psprintf("DELETE FROM %s", relation), 0, NULL, NULL, NULL);
+		uds_scan_delete(relation);
 	else
 		SPI_execute(psprintf("TRUNCATE %s", relation), false, 0);
 	uds_filled_note_empty(relation);
@@ -349,11 +349,14 @@ uds_stage_expand_words(const char *sql, const char *const *words)
 	{
 		const char *end;
 		const char *const *word = words;
+		size_t		plain = strcspn(p, "{");
 
-		if (*p != '{' || (end = strchr(p, '}')) == NULL)
+		appendBinaryStringInfo(&buf, p, plain);
+		p += plain;
+		if (*p == '\0' || (end = strchr(p, '}')) == NULL)
 		{
-			appendStringInfoChar(&buf, *p++);
-			continue;
+			appendStringInfoString(&buf, p);
+			break;
 		}
 		while (*word != NULL &&
 			   (strlen(*word) != end - p - 1 || strncmp(*word, p + 1, end - p - 1) != 0))

@@ -11,6 +11,7 @@
 #ifndef UDS_RECONCILE_STAGE_H
 #define UDS_RECONCILE_STAGE_H
 
+#include "executor/tuptable.h"
 #include "lib/stringinfo.h"
 #include "utils/resowner.h"
 
@@ -48,6 +49,7 @@ typedef struct UdsRun
 	bool		guarded;		/* too many leavers block it */
 	bool		kept;			/* its change set goes to uds.changes */
 	bool		small;			/* few records, and no more than those */
+	const char *pushed;			/* data type of all its records, or NULL */
 	List	   *entries;		/* of UdsEntry *: resources, in order */
 	bool		registered;		/* some of them are not built in */
 } UdsRun;
@@ -123,6 +125,7 @@ extern bool uds_reconciling;
 extern void uds_lock_reconciling(void);
 extern void uds_run_prepare(UdsRun *run, const UdsTask *task,
 							const UdsSource *source, bool complete);
+extern bool uds_run_may_have(const UdsRun *run, const char *data_type);
 
 /* stage.c */
 extern void uds_stage_create(const UdsRun *run);
@@ -143,7 +146,15 @@ extern const char *uds_stage_live(const UdsRun *run, const UdsResource *resource
 extern void uds_filled_forget(void);
 extern void uds_filled_note_empty(const char *relation);
 extern void uds_filled_note(const char *sql);
+extern bool uds_filled_not(const char *relation);
 extern bool uds_filled(const char *relation);
+
+/* scan.c */
+extern void uds_scan(const char *relation,
+					 bool (*see) (TupleTableSlot *row, void *arg), void *arg);
+extern bool uds_scan_any(const char *relation);
+extern void uds_scan_delete(const char *relation);
+extern bool uds_scan_is_true(TupleTableSlot *row, int column);
 
 /* isolate.c */
 extern void uds_part_begin(UdsPart *saved);
