@@ -325,10 +325,13 @@ class Task:
                 if parent in self.leaving:
                     parent = None
             desired.row.refers = parent
+        for row in self.leaving:        # its children become roots, so it closes no cycle
+            row.refers = None
         self.cut_cycles({d.row: d for d in everybody})
         for row, parent in before.items():
             row.refers, parent = parent, row.refers
-            self.refer(row, parent)
+            if row not in self.leaving:
+                self.refer(row, parent)
 
     def cut_cycles(self, in_task):
         """One record of each cycle becomes a root; which one, is found."""
