@@ -86,21 +86,23 @@ uds_filled_note_empty(const char *relation)
 }
 
 /*
- * Notes that a statement put rows into the relation that it begins with.
+ * Notes that a statement may have put rows into the relations that it names.
  */
 void
 uds_filled_note(const char *sql)
 {
-	const char *const begin = "INSERT INTO ";
-	char		name[NAMEDATALEN];
-	bool	   *empty;
+	const char *const insert = "INSERT INTO ";
 
-	if (strncmp(sql, begin, strlen(begin)) != 0)
-		return;
-	strlcpy(name, sql + strlen(begin), sizeof(name));
-	name[strcspn(name, " (")] = '\0';
-	if ((empty = find(name)) != NULL)
-		*empty = false;
+	while ((sql = strstr(sql, insert)) != NULL)
+	{
+		char		name[NAMEDATALEN];
+		bool	   *empty;
+
+		sql += strlen(insert);
+		strlcpy(name, sql, Min(sizeof(name), strcspn(sql, " (") + 1));
+		if ((empty = find(name)) != NULL)
+			*empty = false;
+	}
 }
 
 /*

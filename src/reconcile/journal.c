@@ -35,15 +35,18 @@ static const char *const keep_sql =
 "  LEFT JOIN uds.records r ON r.id = p.record_id "
 "ON CONFLICT DO NOTHING";
 
-/*
- * Those that change or are seen first as deleted, and those that lose the row
- * they stand behind, because it goes or another record takes it over.
- */
+/* Those that change or are seen first as deleted. */
 static const char *const changing_sql =
 "SELECT w.record_id, '{resource}' AS resource, w.pk::text AS pk"
 "  FROM uds_work w"
 " WHERE CASE WHEN w.is_new THEN w.link IS DISTINCT FROM 'new'"
-"            ELSE w.is_changed OR w.link IS NOT NULL END"
+"            ELSE w.is_changed OR w.link IS NOT NULL END";
+
+/*
+ * Those that lose the row they stand behind: because another record takes it
+ * over, or because it goes.
+ */
+static const char *const losing_sql =
 " UNION "
 "SELECT l.record_id, l.resource, l.resource_pk"
 "  FROM uds_work w"
@@ -223,9 +226,13 @@ static const char *const disabled_sql =
 void
 uds_journal_note(const UdsRun *run, const UdsResource *resource)
 {
+	bool		losing = strcmp(run->source->match_keys, "[]") != 0 ||
+		uds_filled("uds_leaving");
+	char	   *picked = psprintf("%s%s", changing_sql, losing ? losing_sql : "");
+
 	if (run->kept)
 		uds_stage_exec(run, uds_stage_expand(keep_sql,
-											 "picked", uds_stage_expand(changing_sql,
+											 "picked", uds_stage_expand(picked,
 																		"resource", resource->name, NULL),
 											 NULL));
 }

@@ -147,7 +147,8 @@ static void
 apply_users(const UdsRun *run, UdsTaskCounts *counts)
 {
 	int64		settled = uds_settled_find(run);
-	bool		unresolved;
+	bool		unresolved = false;
+	bool		standing;
 
 	counts->unchanged += settled;
 	uds_records_compare(run, &uds_users, settled);
@@ -157,13 +158,23 @@ apply_users(const UdsRun *run, UdsTaskCounts *counts)
 	uds_match_users(run);
 	uds_rows_desire(run, &uds_users);
 	uds_journal_note(run, &uds_users);
-	uds_departments_refer(run, &uds_users);
-	unresolved = uds_members_desire(run);
-	uds_rows_delete(run, &uds_users);
-	uds_rows_release(run, &uds_users);
-	uds_rows_write(run, &uds_users);
-	uds_members_write(run);
-	uds_pending_note(run, &uds_users, unresolved);
+	standing = uds_standing_members(run);
+	if (!standing)
+	{
+		uds_departments_refer(run, &uds_users);
+		unresolved = uds_members_desire(run);
+	}
+	if (!uds_rows_update_only(run, &uds_users))
+	{
+		uds_rows_delete(run, &uds_users);
+		uds_rows_release(run, &uds_users);
+		uds_rows_write(run, &uds_users);
+	}
+	if (!standing)
+	{
+		uds_members_write(run);
+		uds_pending_note(run, &uds_users, unresolved);
+	}
 	counts->unchanged += uds_records_store(run, &uds_users);
 }
 

@@ -129,6 +129,19 @@ static const char *const compare_sql =
 "         WHERE record_image_ne(ROW({values}), ROW({old}))"
 "        OFFSET 0) AS s";
 
+/* Writes rows and tells of those among them that differ. */
+#define WRITTEN \
+"     written AS" \
+"     (UPDATE {table} AS t" \
+"         SET ({columns}) = ROW({values}), updated_at = now()" \
+"        FROM ({written}) AS n" \
+"       WHERE t.id = n.pk" \
+"   RETURNING t.id)" \
+"INSERT INTO uds_changed (resource, pk, uid, action, before, after)" \
+"SELECT '{resource}', x.pk::text, x.uid, x.action, x.before, x.after" \
+"  FROM {told} x" \
+"  JOIN written w ON w.id = x.pk"
+
 /* Rows already there, with what the merged record makes of them. */
 static const char *const new_sql =
 "SELECT d.*, u AS old, jsonb_populate_record(u, d.merged) AS p,"
@@ -140,16 +153,20 @@ static const char *const new_sql =
 " OFFSET 0";
 
 static const char *const update_sql =
-"WITH written AS"
-"     (UPDATE {table} AS t"
-"         SET ({columns}) = ROW({values}), updated_at = now()"
+"WITH" WRITTEN;
+
+/*
+ * Both at once, for few rows: what they should be is made once.  Those that
+ * differ are noted all the same, so that it shows if a trigger leaves one out.
+ */
+static const char *const compare_and_update_sql =
+"WITH wanted AS MATERIALIZED"
+"     (SELECT n.*"
 "        FROM ({new}) AS n"
-"       WHERE t.id = n.pk"
-"   RETURNING t.id)"
-"INSERT INTO uds_changed (resource, pk, uid, action, before, after)"
-"SELECT '{resource}', x.pk::text, x.uid, x.action, x.before, x.after"
-"  FROM uds_differing x"
-"  JOIN written w ON w.id = x.pk";
+"       WHERE record_image_ne(ROW({values}), ROW({old}))),"
+"     differing AS"
+"     ({compare}"
+"   RETURNING *)," WRITTEN;
 
 /*
  * A directory lists people in any order.  Four of the indexes of uds.users go by
@@ -271,12 +288,6 @@ static const char *const enabled_again_sql =
 "   AND (d.was_disabled AND (NOT d.is_disabled OR d.leave = 'delete')"
 "        OR o.by_hand AND d.leave IS DISTINCT FROM 'disable')";
 
-/* What there is to do at all: rows to insert, to update, to note as disabled. */
-static const char *const facts_sql =
-"SELECT count(*) FILTER (WHERE is_new), coalesce(bool_or(NOT is_new), false),"
-"       coalesce(bool_or(noted OR is_disabled), false)"
-"  FROM uds_desired";
-
 static const char *const leaving_sql =
 "INSERT INTO uds_leaving (resource, pk, uid)"
 "SELECT '{resource}', pk, uid"
@@ -319,6 +330,38 @@ expand(const UdsResource *resource, const char *sql)
 							NULL);
 }
 
+/* What there is to do at all. */
+typedef struct Facts
+{
+	int64		inserts;		/* rows to insert */
+	bool		updates;
+	bool		deletes;
+	bool		notes;			/* to note some as disabled, or no longer */
+} Facts;
+
+static bool
+note_facts(TupleTableSlot *row, void *arg)
+{
+	Facts	   *facts = arg;
+
+	if (uds_scan_is_true(row, "is_new"))
+		facts->inserts++;
+	else
+		facts->updates = true;
+	facts->deletes |= uds_scan_is_word(row, "leave", "delete");
+	facts->notes |= uds_scan_is_true(row, "noted") || uds_scan_is_true(row, "is_disabled");
+	return true;
+}
+
+static Facts
+look_at_desired(void)
+{
+	Facts		facts = {0};
+
+	uds_scan("uds_desired", note_facts, &facts);
+	return facts;
+}
+
 /*
  * Fills desired from work: one row for each target row that a record of the
  * task stands behind.
@@ -333,7 +376,8 @@ uds_rows_desire(const UdsRun *run, const UdsResource *resource)
 	uds_stage_exec(run, expand(resource, uds_stage_expand(desire_sql,
 														  "people", people, NULL)));
 	uds_stage_analyze(run, "uds_desired (n, pk)");
-	uds_stage_exec(run, expand(resource, leaving_sql));
+	if (look_at_desired().deletes)
+		uds_stage_exec(run, expand(resource, leaving_sql));
 	uds_stage_clear(run, "uds_referred");
 }
 
@@ -380,18 +424,22 @@ write_rows(const UdsRun *run, const UdsResource *resource, const char *sql,
 	return refused;
 }
 
+/* The words that statements over rows there need. */
+#define UPDATE_WORDS(resource, columns) \
+	{ \
+		"enabled", uds_columns_enabled(resource), \
+		"columns", (columns)->names.data, \
+		"pairs", (columns)->pairs.data, \
+		"values", (columns)->values.data, \
+		"old", (columns)->old.data, \
+		NULL \
+	}
+
 /* Updates the rows that differ.  Returns whether any was set aside. */
 static bool
 update_rows(const UdsRun *run, const UdsResource *resource, const UdsColumns *columns)
 {
-	const char *const words[] = {
-		"enabled", uds_columns_enabled(resource),
-		"columns", columns->names.data,
-		"pairs", columns->pairs.data,
-		"values", columns->values.data,
-		"old", columns->old.data,
-		NULL
-	};
+	const char *const words[] = UPDATE_WORDS(resource, columns);
 	char	   *new_all = uds_stage_expand(new_sql, "differing", "", NULL);
 	char	   *new_differing = uds_stage_expand(new_sql, "differing",
 												 " AND d.pk IN (SELECT x.pk FROM uds_differing x)",
@@ -406,10 +454,40 @@ update_rows(const UdsRun *run, const UdsResource *resource, const UdsColumns *co
 	if (wanted == 0)
 		return refused;
 	uds_stage_analyze(run, "uds_differing");
-	refused |= write_rows(run, resource, uds_stage_expand(update_sql, "new", new_differing, NULL),
+	refused |= write_rows(run, resource, uds_stage_expand(update_sql, "written", new_differing,
+														  "told", "uds_differing", NULL),
 						  words, &written);
 	return set_aside_left_out(run, resource, "uds_differing", not_updated_sql,
 							  wanted, written) || refused;
+}
+
+/*
+ * Updates the rows of a push of few users, if that is all there is to do for
+ * them.  Returns false, with nothing done, if it is not, or if a row is refused:
+ * then unique values may have to be released first.
+ */
+bool
+uds_rows_update_only(const UdsRun *run, const UdsResource *resource)
+{
+	Facts		facts = look_at_desired();
+	const UdsColumns *columns = uds_columns_list(resource);
+	const char *const words[] = UPDATE_WORDS(resource, columns);
+	char	   *sql;
+
+	if (!run->small || uds_run_may_have(run, UDS_TYPE_DEPARTMENT) ||
+		facts.inserts > 0 || facts.deletes || facts.notes)
+		return false;
+	sql = uds_stage_expand(compare_and_update_sql,
+						   "new", uds_stage_expand(new_sql, "differing", "", "rows", "", NULL),
+						   "compare", uds_stage_expand(compare_sql, "new", "TABLE wanted", NULL),
+						   "written", "TABLE wanted",
+						   "told", "differing", NULL);
+	uds_stage_clear(run, "uds_differing");
+	if (!uds_stage_attempt(run, uds_stage_expand_words(expand(resource, sql), words)))
+		return false;
+	set_aside_left_out(run, resource, "uds_differing", not_updated_sql,
+					   uds_scan_count("uds_differing"), uds_scan_count("uds_changed"));
+	return true;
 }
 
 /* Inserts the rows that are new.  Returns whether any was set aside. */
@@ -445,23 +523,18 @@ bool
 uds_rows_write(const UdsRun *run, const UdsResource *resource)
 {
 	const UdsColumns *columns = uds_columns_list(resource);
-	int64		inserts = uds_stage_count(run, facts_sql);
-	bool		updates;
-	bool		notes;
+	Facts		facts = look_at_desired();
 	bool		refused = false;
 
-	updates = uds_spi_text(0, 2)[0] == 't';
-	notes = uds_spi_text(0, 3)[0] == 't';
-
-	if (resource == &uds_departments && inserts > 0)
-		refused |= insert_rows(run, resource, columns, inserts);
-	if (updates)
+	if (resource == &uds_departments && facts.inserts > 0)
+		refused |= insert_rows(run, resource, columns, facts.inserts);
+	if (facts.updates)
 		refused |= update_rows(run, resource, columns);
-	if (resource != &uds_departments && inserts > 0)
-		refused |= insert_rows(run, resource, columns, inserts);
+	if (resource != &uds_departments && facts.inserts > 0)
+		refused |= insert_rows(run, resource, columns, facts.inserts);
 	if (refused && uds_filled("uds_leavers"))
 		uds_rows_give_back(run, resource);
-	if (notes)
+	if (facts.notes)
 	{
 		uds_stage_exec(run, expand(resource, enabled_again_sql));
 		uds_stage_exec(run, expand(resource, disabled_now_sql));

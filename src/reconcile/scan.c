@@ -17,6 +17,7 @@
 #include "access/tableam.h"
 #include "access/xact.h"
 #include "catalog/namespace.h"
+#include "executor/spi.h"
 #include "executor/tuptable.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
@@ -67,6 +68,25 @@ uds_scan_any(const char *relation)
 }
 
 static bool
+count_row(TupleTableSlot *row, void *arg)
+{
+	(*(int64 *) arg)++;
+	return true;
+}
+
+/*
+ * Returns the number of rows of a stage relation.
+ */
+int64
+uds_scan_count(const char *relation)
+{
+	int64		n = 0;
+
+	uds_scan(relation, count_row, &n);
+	return n;
+}
+
+static bool
 delete_row(TupleTableSlot *row, void *arg)
 {
 	simple_table_tuple_delete(arg, &row->tts_tid, GetActiveSnapshot());
@@ -87,13 +107,35 @@ uds_scan_delete(const char *relation)
 }
 
 /*
+ * Whether a column of the row is null.
+ */
+bool
+uds_scan_is_null(TupleTableSlot *row, const char *column)
+{
+	return slot_attisnull(row, SPI_fnumber(row->tts_tupleDescriptor, column));
+}
+
+/*
  * Whether a column of the row is true; null counts as false.
  */
 bool
-uds_scan_is_true(TupleTableSlot *row, int column)
+uds_scan_is_true(TupleTableSlot *row, const char *column)
 {
 	bool		isnull;
-	Datum		value = slot_getattr(row, column, &isnull);
+	Datum		value = slot_getattr(row, SPI_fnumber(row->tts_tupleDescriptor, column), &isnull);
 
 	return !isnull && DatumGetBool(value);
+}
+
+/*
+ * Whether a column of the row, of type text, is a short word.
+ */
+bool
+uds_scan_is_word(TupleTableSlot *row, const char *column, const char *word)
+{
+	bool		isnull;
+	Datum		value = slot_getattr(row, SPI_fnumber(row->tts_tupleDescriptor, column), &isnull);
+
+	return !isnull && VARSIZE_ANY_EXHDR(DatumGetPointer(value)) == strlen(word) &&
+		memcmp(VARDATA_ANY(DatumGetPointer(value)), word, strlen(word)) == 0;
 }

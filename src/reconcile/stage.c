@@ -413,7 +413,8 @@ exec_plain(const UdsRun *run, const char *sql)
 	Int64GetDatum(run->task->id)};
 	uint64		n = uds_spi_exec(sql, 2, types, values, NULL);
 
-	if (n > 0)
+	/* of a statement with parts, that is the number of the last one */
+	if (n > 0 || strncmp(sql, "WITH", strlen("WITH")) == 0)
 		uds_filled_note(sql);
 	return n;
 }

@@ -153,8 +153,11 @@ extern bool uds_filled(const char *relation);
 extern void uds_scan(const char *relation,
 					 bool (*see) (TupleTableSlot *row, void *arg), void *arg);
 extern bool uds_scan_any(const char *relation);
+extern int64 uds_scan_count(const char *relation);
 extern void uds_scan_delete(const char *relation);
-extern bool uds_scan_is_true(TupleTableSlot *row, int column);
+extern bool uds_scan_is_null(TupleTableSlot *row, const char *column);
+extern bool uds_scan_is_true(TupleTableSlot *row, const char *column);
+extern bool uds_scan_is_word(TupleTableSlot *row, const char *column, const char *word);
 
 /* isolate.c */
 extern void uds_part_begin(UdsPart *saved);
@@ -226,6 +229,9 @@ extern void uds_pending_note_leaving(const UdsRun *run);
 /* settled.c */
 extern int64 uds_settled_find(const UdsRun *run);
 
+/* standing.c */
+extern bool uds_standing_members(const UdsRun *run);
+
 /* match.c */
 extern void uds_match_users(const UdsRun *run);
 
@@ -235,6 +241,7 @@ extern const char *uds_columns_enabled(const UdsResource *resource);
 
 /* rows.c */
 extern void uds_rows_desire(const UdsRun *run, const UdsResource *resource);
+extern bool uds_rows_update_only(const UdsRun *run, const UdsResource *resource);
 extern bool uds_rows_write(const UdsRun *run, const UdsResource *resource);
 extern void uds_rows_delete(const UdsRun *run, const UdsResource *resource);
 
