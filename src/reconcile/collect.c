@@ -177,12 +177,25 @@ static const char *const only_failed_sql =
 "                     FROM uds.task_errors e"
 "                    WHERE e.task_id = $3 AND e.data_type = i.data_type AND e.uid = i.uid)";
 
+static bool
+note_error(TupleTableSlot *row, void *arg)
+{
+	*(bool *) arg = !uds_scan_is_null(row, "error");
+	return !*(bool *) arg;
+}
+
 /* Sets bad records aside and merges those that came more than once. */
 static void
 clean_up(const UdsRun *run, bool single)
 {
-	if (uds_spi_exec(reject_sql, 0, NULL, NULL, NULL) > 0)
+	bool		any_bad = false;
+
+	uds_scan("uds_incoming", note_error, &any_bad);
+	if (any_bad)
+	{
+		uds_spi_exec(reject_sql, 0, NULL, NULL, NULL);
 		uds_spi_exec(drop_rejected_sql, 0, NULL, NULL, NULL);
+	}
 	if (!single)
 		uds_stage_exec(run, merge_sql);
 }

@@ -21,6 +21,7 @@
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
 #include "utils/guc.h"
+#include "utils/json.h"
 #include "utils/resowner.h"
 
 #include "connector/value.h"
@@ -38,37 +39,17 @@ static const char *const begin_sql =
 "RETURNING id";
 
 /*
- * $1 task, $2 data type, $3 records given, $4 how many of them failed for each
- * resource if not all errors are stored.  A user's departments are his
- * memberships.
+ * $1 task, $2 the resource, $3 how many records failed for each of them if not
+ * all errors are stored.
  */
-static const char *const reply_sql =
-"SELECT jsonb_build_object('code', 0, 'message', 'success', 'task', $1, 'result', jsonb_agg("
-"         jsonb_build_object('resource', v.name, 'detail',"
-"           jsonb_build_object("
-"             'count', jsonb_build_object('all', $3, 'success', $3 - e.n, 'failed', e.n),"
-"             'failedRecords', e.records))"
-"         ORDER BY v.level, v.name <> v.means, v.name))"
-"  FROM (SELECT r.level, r.name, r.name AS means"
-"          FROM uds.resources r"
-"         WHERE $2 = ANY (r.accepts)"
-"           AND (r.builtin"
-"                OR EXISTS (SELECT 1"
-"                             FROM uds.tasks t"
-"                             JOIN uds.source_settings s ON s.id = t.source_id"
-"                             JOIN pg_roles o ON o.rolname = r.owner"
-"                            WHERE t.id = $1 AND pg_has_role(o.oid, s.owner, 'USAGE')))"
-"         UNION ALL"
-"        SELECT 1, 'departments', 'members'"
-"         WHERE $2 = 'user') AS v"
-" CROSS JOIN LATERAL"
-"       (SELECT CASE WHEN $4 IS NULL THEN count(*)"
-"                    ELSE coalesce(($4 ->> '')::bigint, 0) + coalesce(($4 ->> v.means)::bigint, 0)"
-"               END AS n,"
-"               coalesce(jsonb_agg(jsonb_build_object('record', e.record, 'message', e.message)"
-"                                  ORDER BY e.seq), '[]') AS records"
-"          FROM uds.task_errors e"
-"         WHERE e.task_id = $1 AND (e.resource IS NULL OR e.resource = v.means)) AS e";
+static const char *const failed_sql =
+"SELECT CASE WHEN $3 IS NULL THEN count(*)"
+"            ELSE coalesce(($3 ->> '')::bigint, 0) + coalesce(($3 ->> $2)::bigint, 0)"
+"       END,"
+"       coalesce(jsonb_agg(jsonb_build_object('record', e.record, 'message', e.message)"
+"                          ORDER BY e.seq), '[]')"
+"  FROM uds.task_errors e"
+" WHERE e.task_id = $1 AND (e.resource IS NULL OR e.resource = $2)";
 
 /* What a push asks for. */
 typedef struct Envelope
@@ -207,19 +188,63 @@ begin_task(const UdsSource *source, Oid caller)
 	return DatumGetInt64(uds_spi_value(begin_sql, 2, types, values, NULL, &isnull));
 }
 
-/* The reply, as jsonb in SPI's memory: a part for each resource concerned. */
-static Datum
-make_reply(const UdsTask *task, const Envelope *envelope)
+/*
+ * Adds the part of a resource to the reply, under a name; its error rows say
+ * "means".
+ */
+static void
+add_part(StringInfo reply, const char *name, const char *means,
+		 const UdsTask *task, const Envelope *envelope)
 {
-	Oid			types[4] = {INT8OID, TEXTOID, INT8OID, JSONBOID};
-	Datum		values[4] = {Int64GetDatum(task->id), CStringGetTextDatum(envelope->data_type),
-	Int64GetDatum(envelope->all), (Datum) 0};
-	bool		all_stored = task->counts.failed_by == NULL;
-	bool		isnull;
+	const char *failed_by = task->counts.failed_by;
+	int64		failed = 0;
+	char	   *records = "[]";
 
-	if (!all_stored)
-		values[3] = DirectFunctionCall1(jsonb_in, CStringGetDatum(task->counts.failed_by));
-	return uds_spi_value(reply_sql, 4, types, values, all_stored ? "   n" : NULL, &isnull);
+	if (task->counts.failed > 0)
+	{
+		Oid			types[3] = {INT8OID, TEXTOID, JSONBOID};
+		Datum		values[3] = {Int64GetDatum(task->id), CStringGetTextDatum(means)};
+
+		if (failed_by != NULL)
+			values[2] = DirectFunctionCall1(jsonb_in, CStringGetDatum(failed_by));
+		uds_spi_exec(failed_sql, 3, types, values, failed_by == NULL ? "  n" : NULL);
+		failed = pg_strtoint64(uds_spi_text(0, 1));
+		records = uds_spi_text(0, 2);
+	}
+	if (reply->data[reply->len - 1] != '[')
+		appendStringInfoChar(reply, ',');
+	appendStringInfoString(reply, "{\"resource\":");
+	escape_json(reply, name);
+	appendStringInfo(reply, ",\"detail\":{\"count\":{\"all\":" INT64_FORMAT
+					 ",\"success\":" INT64_FORMAT ",\"failed\":" INT64_FORMAT
+					 "},\"failedRecords\":", envelope->all, envelope->all - failed, failed);
+	appendStringInfoString(reply, records);
+	appendStringInfoString(reply, "}}");
+}
+
+/*
+ * The reply, as jsonb in SPI's memory: a part for each resource that takes the
+ * records.  A user's departments are his memberships.
+ */
+static Datum
+make_reply(const UdsTask *task, const Envelope *envelope, List *takers)
+{
+	StringInfoData reply;
+	ListCell   *lc;
+
+	initStringInfo(&reply);
+	appendStringInfo(&reply, "{\"code\":0,\"message\":\"success\",\"task\":" INT64_FORMAT
+					 ",\"result\":[", task->id);
+	foreach(lc, takers)
+	{
+		const char *name = lfirst(lc);
+
+		add_part(&reply, name, name, task, envelope);
+		if (strcmp(name, uds_users.name) == 0)
+			add_part(&reply, uds_departments.name, "members", task, envelope);
+	}
+	appendStringInfoString(&reply, "]}");
+	return DirectFunctionCall1(jsonb_in, CStringGetDatum(reply.data));
 }
 
 /* Takes what was pushed; the reply, as jsonb in SPI's memory. */
@@ -230,6 +255,7 @@ take(Jsonb *data, Oid caller)
 	UdsTask		task = {.kind = "push",.mode = "auto",.attempt = 1};
 	UdsPages	pages = {0};
 	UdsSource  *source;
+	List	   *takers = NIL;
 	const char *status;
 	char	   *message;
 	instr_time	start;
@@ -250,6 +276,7 @@ take(Jsonb *data, Oid caller)
 	pages.pushed = envelope->data_type;
 	pages.records = envelope->records;
 	pages.n_records = envelope->all;
+	pages.takers = &takers;
 	status = uds_reconcile(&task, source, &pages, &task.counts, &message);
 	task.counts.complete = -1;
 	INSTR_TIME_SET_CURRENT(end);
@@ -257,7 +284,7 @@ take(Jsonb *data, Oid caller)
 	task.counts.apply_ms = (int64) INSTR_TIME_GET_MILLISEC(end);
 	uds_task_finish(task.id, status, message, &task.counts);
 	uds_source_note_success(source->id, task.id);
-	return make_reply(&task, envelope);
+	return make_reply(&task, envelope, takers);
 }
 
 /*

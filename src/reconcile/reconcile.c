@@ -40,8 +40,8 @@ bool		uds_reconciling = false;
 
 /*
  * Locks the source.  Tells whether any other has records, where the order makes
- * it a look into an index, however many there are; and the first target table
- * that the role $2 may not write.
+ * it a look into an index, however many there are; the first target table
+ * that the role $2 may not write; and whether any resource was registered.
  */
 static const char *const lock_source_sql =
 "SELECT EXISTS (SELECT 1"
@@ -59,7 +59,8 @@ static const char *const lock_source_sql =
 "            OR NOT has_table_privilege($2, t.name, 'INSERT')"
 "            OR NOT has_any_column_privilege($2, t.name, 'UPDATE')"
 "            OR NOT has_table_privilege($2, t.name, 'DELETE')"
-"         LIMIT 1)"
+"         LIMIT 1),"
+"       EXISTS (SELECT 1 FROM uds.resources WHERE NOT builtin)"
 "  FROM uds.source_settings"
 " WHERE id = $1"
 "   FOR NO KEY UPDATE";
@@ -378,6 +379,7 @@ uds_run_prepare(UdsRun *run, const UdsTask *task, const UdsSource *source, bool 
 				(errcode(ERRCODE_QUERY_CANCELED),
 				 errmsg("source \"%s\" was dropped while it was read", source->name)));
 	run->shared = uds_spi_text(0, 1)[0] == 't';
+	run->registered = uds_spi_text(0, 3)[0] == 't';
 
 	/* told apart from what a record may be refused for */
 	forbidden = uds_spi_text(0, 2);
@@ -461,11 +463,13 @@ uds_reconcile(const UdsTask *task, const UdsSource *source,
 	uds_resources_list(&run);
 	uds_resources_create_stage(&run);
 	if (pages->pushed)
+	{
+		*pages->takers = uds_resources_takers(&run, pages->pushed);
 		uds_collect_pushed(&run, pages);
+	}
 	else
 		uds_collect_pages(&run, pages);
-	counts->fetched = uds_stage_count(&run,
-									  "SELECT (SELECT count(*) FROM uds_incoming) + (SELECT count(*) FROM uds_rejected)");
+	counts->fetched = uds_scan_count("uds_incoming") + uds_scan_count("uds_rejected");
 	uds_progress_records(counts->fetched);
 	if (pages->failed_of == 0 && !pages->pushed)
 		refuse_vanished(&run);

@@ -28,6 +28,8 @@ typedef struct UdsPages
 	const char *pushed;			/* data type of records pushed, or NULL */
 	Datum		records;		/* those: a jsonb array */
 	int64		n_records;		/* its length */
+	List	  **takers;			/* of a push: receives the names of the
+								 * resources that take them, in order */
 } UdsPages;
 
 /* error rows stored of one task; the rest is only counted */

@@ -196,17 +196,40 @@ static const char *const refuse_sql =
 "SELECT 0, '{data_type}', {resource}, '55000', format('resource \"%s\" took no part: %s', {resource}, $3)"
 " WHERE EXISTS (SELECT 1 FROM uds_given w WHERE w.data_type = '{data_type}')";
 
+/* Those that came with the extension, as the list has them. */
+static List *
+list_builtins(void)
+{
+	UdsEntry   *departments = palloc0(sizeof(UdsEntry));
+	UdsEntry   *users = palloc0(sizeof(UdsEntry));
+
+	departments->name = uds_departments.name;
+	departments->builtin = departments->takes_departments = true;
+	users->name = uds_users.name;
+	users->builtin = users->takes_users = true;
+	return list_make2(departments, users);
+}
+
 /*
  * Finds the resources that take part in tasks of the source: run->entries,
- * in SPI's memory.  Each comes after those it relies on.
+ * in SPI's memory.  Each comes after those it relies on.  The list is read only
+ * where run->registered says that there are more than came with the extension;
+ * it is set anew.
  */
 void
 uds_resources_list(UdsRun *run)
 {
 	Oid			types[1] = {OIDOID};
 	Datum		values[1] = {ObjectIdGetDatum(run->source->owner)};
-	uint64		n = uds_spi_exec(list_sql, 1, types, values, NULL);
+	uint64		n;
 
+	if (!run->registered)
+	{
+		run->entries = list_builtins();
+		return;
+	}
+	run->registered = false;
+	n = uds_spi_exec(list_sql, 1, types, values, NULL);
 	for (uint64 i = 0; i < n; i++)
 	{
 		UdsEntry   *entry = palloc0(sizeof(UdsEntry));
@@ -240,6 +263,25 @@ is_taken(const UdsRun *run, const char *data_type)
 			return true;
 	}
 	return false;
+}
+
+/*
+ * Returns the names of those in the list that take records of a type.
+ */
+List *
+uds_resources_takers(const UdsRun *run, const char *data_type)
+{
+	List	   *names = NIL;
+	ListCell   *lc;
+
+	foreach(lc, run->entries)
+	{
+		const UdsEntry *entry = lfirst(lc);
+
+		if (uds_resources_takes(entry, data_type))
+			names = lappend(names, (void *) entry->name);
+	}
+	return names;
 }
 
 /*

@@ -51,7 +51,7 @@ typedef struct UdsRun
 	bool		small;			/* few records, and no more than those */
 	const char *pushed;			/* data type of all its records, or NULL */
 	List	   *entries;		/* of UdsEntry *: resources, in order */
-	bool		registered;		/* some of them are not built in */
+	bool		registered;		/* some that were registered take part */
 } UdsRun;
 
 /* One of the resources in the list, as uds.resources has it. */
@@ -171,6 +171,7 @@ extern ErrorData *uds_part_try(const UdsRun *run, void (*work) (void *arg), void
 
 /* resources.c */
 extern void uds_resources_list(UdsRun *run);
+extern List *uds_resources_takers(const UdsRun *run, const char *data_type);
 extern bool uds_resources_takes(const UdsEntry *entry, const char *data_type);
 extern void uds_resources_create_stage(const UdsRun *run);
 extern void uds_resources_drop_stage(const UdsRun *run);
