@@ -35,7 +35,8 @@ uds_scan(const char *relation, bool (*see) (TupleTableSlot *row, void *arg), voi
 	TupleTableSlot *row = table_slot_create(rel, NULL);
 	TableScanDesc scan;
 
-	/* what the statement before wrote is seen, too */
+	/* all that was written so far is seen */
+	CommandCounterIncrement();
 	PushCopiedSnapshot(GetActiveSnapshot());
 	UpdateActiveSnapshotCommandId();
 	scan = table_beginscan(rel, GetActiveSnapshot(), 0, NULL);
@@ -103,7 +104,6 @@ uds_scan_delete(const char *relation)
 
 	uds_scan(relation, delete_row, rel);
 	table_close(rel, NoLock);
-	CommandCounterIncrement();
 }
 
 /*
