@@ -146,7 +146,7 @@ uds_bulk_insert(const char *schema, const char *table, const char *sql,
 	bulk->batch = AllocSetContextCreate(context, "uds bulk batch", ALLOCSET_DEFAULT_SIZES);
 	bulk->estate = CreateExecutorState();
 	bulk->info = makeNode(ResultRelInfo);
-	InitResultRelInfo(bulk->info, bulk->rel, 1, NULL, 0);
+	InitResultRelInfo(bulk->info, bulk->rel, 0, NULL, 0);
 	ExecOpenIndices(bulk->info, false);
 
 	options.params = makeParamList(nargs);
