@@ -69,6 +69,9 @@ typedef struct UdsTask
 	int			attempt;
 	int64		retry_of;		/* 0 = none */
 	UdsTaskCounts counts;		/* what it did so far */
+	bool		unstored;		/* a push whose row is yet to be made */
+	Oid			requested_by;	/* then: the role */
+	TimestampTz started_at;		/* and when it began */
 } UdsTask;
 
 /* spi.c: short transactions of a worker, and SPI with errors named */
@@ -97,8 +100,8 @@ extern void uds_become_trusted(Oid role, UdsIdentity *saved);
 extern void uds_unbecome(const UdsIdentity *saved);
 
 /* constraints.c: those that may be checked as late as at commit */
-extern void uds_constraints_check_now(Oid relid, Oid role);
-extern void uds_constraints_check_targets_now(Oid role);
+extern bool uds_constraints_check_now(Oid relid, Oid role);
+extern bool uds_constraints_check_targets_now(Oid role);
 
 /* source.c */
 extern UdsSource *uds_source_load(int64 id);
@@ -137,6 +140,10 @@ extern int64 uds_task_queue(int64 source, const char *kind, const char *mode,
 extern bool uds_task_claim(UdsTask *task, void (*announce) (const UdsTask *));
 extern void uds_task_finish(int64 task, const char *status, const char *message,
 							const UdsTaskCounts *counts);
+extern void uds_task_begin_push(UdsTask *task, int64 source, Oid requested_by);
+extern void uds_task_store_push(UdsTask *task);
+extern void uds_task_finish_push(const UdsTask *task, const char *status,
+								 const char *message);
 extern bool uds_task_cancel_waiting(int64 task);
 extern void uds_task_reap(void);
 extern TimestampTz uds_task_next_due(void);

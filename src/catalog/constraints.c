@@ -49,10 +49,10 @@ check_now(List *names)
  * somebody's trigger.  Foreign keys of others stay as they are while anything
  * waits for commit on either side: the caller may be about to make it good.
  *
- * Needs no SPI.  ERROR if what is due fails, or if "role" may not use the
- * table's schema.
+ * Returns whether the table has triggers of other people.  Needs no SPI.  ERROR
+ * if what is due fails, or if "role" may not use the table's schema.
  */
-void
+bool
 uds_constraints_check_now(Oid relid, Oid role)
 {
 	Relation	rel = table_open(relid, AccessShareLock);
@@ -62,10 +62,14 @@ uds_constraints_check_now(Oid relid, Oid role)
 	List	   *others = NIL;
 	ListCell   *lc;
 	UdsIdentity saved;
+	bool		watched = false;
 
 	for (int i = 0; i < n; i++)
+	{
+		watched |= !rel->trigdesc->triggers[i].tgisinternal;
 		if (rel->trigdesc->triggers[i].tgdeferrable)
 			seen = list_append_unique_oid(seen, rel->trigdesc->triggers[i].tgconstraint);
+	}
 	table_close(rel, NoLock);
 
 	foreach(lc, seen)
@@ -90,18 +94,21 @@ uds_constraints_check_now(Oid relid, Oid role)
 	uds_become(role, &saved);
 	check_now(own);
 	uds_unbecome(&saved);
+	return watched;
 }
 
 /*
  * The same for users, departments and members.  The caller has checked that
  * "role" may write them.
  */
-void
+bool
 uds_constraints_check_targets_now(Oid role)
 {
 	static const char *const targets[] = {"users", "departments", "department_members"};
 	Oid			namespace = get_namespace_oid("uds", false);
+	bool		watched = false;
 
 	for (int i = 0; i < lengthof(targets); i++)
-		uds_constraints_check_now(get_relname_relid(targets[i], namespace), role);
+		watched |= uds_constraints_check_now(get_relname_relid(targets[i], namespace), role);
+	return watched;
 }

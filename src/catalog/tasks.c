@@ -38,13 +38,17 @@
  */
 #include "postgres.h"
 
+#include "catalog/namespace.h"
 #include "catalog/pg_type.h"
 #include "commands/extension.h"
+#include "commands/sequence.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
 #include "storage/lock.h"
 #include "utils/builtins.h"
+#include "utils/lsyscache.h"
 #include "utils/snapmgr.h"
+#include "utils/timestamp.h"
 
 #include "catalog/catalog.h"
 #include "process/process.h"
@@ -124,16 +128,36 @@ static const char *const cancel_disabled_sql =
 "                 AND t.due_at <= clock_timestamp() AND NOT s.enabled"
 "                 FOR NO KEY UPDATE OF t SKIP LOCKED)";
 
+/* What a task came to: columns, and their values from $2 on. */
+#define OUTCOME \
+"status, message, finished_at, cost, pages, requests, throttled_ms, fetched," \
+"        created, updated, unchanged, enabled, disabled, deleted, linked, unlinked," \
+"        skipped, failed, fetch_ms, apply_ms, complete"
+#define OUTCOME_VALUES(started_at) \
+"$2, $3, clock_timestamp()," \
+"        round(1000 * extract(epoch FROM clock_timestamp() - " started_at "))," \
+"        $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19," \
+"        CASE $20 WHEN 1 THEN true WHEN 0 THEN false END"
+
 static const char *const finish_sql =
 "UPDATE uds.tasks"
-"   SET status = $2, message = $3, finished_at = clock_timestamp(),"
-"       cost = round(1000 * extract(epoch FROM clock_timestamp() - started_at)),"
-"       pages = $4, requests = $5, throttled_ms = $6, fetched = $7,"
-"       created = $8, updated = $9, unchanged = $10, enabled = $11,"
-"       disabled = $12, deleted = $13, linked = $14, unlinked = $15,"
-"       skipped = $16, failed = $17, fetch_ms = $18, apply_ms = $19,"
-"       complete = CASE $20 WHEN 1 THEN true WHEN 0 THEN false END"
+"   SET (" OUTCOME ")"
+"     = ROW(" OUTCOME_VALUES("started_at") ")"
 " WHERE id = $1 AND status = 'processing'";
+
+/* The row of a push, made when it begins. */
+static const char *const begin_push_sql =
+"INSERT INTO uds.tasks (id, source_id, kind, status, attempt, requested_by, created_at, started_at)"
+"OVERRIDING SYSTEM VALUE "
+"VALUES ($1, $2, 'push', 'processing', 1, $3, $4, $4)";
+
+/* The same made when it has ended; $21 source, $22 requested by, $23 since when. */
+static const char *const store_push_sql =
+"INSERT INTO uds.tasks (id, source_id, kind, attempt, requested_by, created_at, started_at,"
+"        " OUTCOME ")"
+"OVERRIDING SYSTEM VALUE "
+"VALUES ($1, $21, 'push', 1, $22, $23, $23,"
+"        " OUTCOME_VALUES("$23") ")";
 
 static const char *const corpses_sql =
 "SELECT id"
@@ -345,18 +369,52 @@ uds_task_claim(UdsTask *task, void (*announce) (const UdsTask *))
 }
 
 /*
- * Ends a running task; does nothing if it has ended already.  "message" may
- * be NULL, as may "counts", which stands for all zero.  The caller calls
- * uds_tasks_broadcast() after its commit.
+ * Begins a push: gives the task an id.  Its row is made when it ends, which
+ * costs half of making it now and altering it then.  The caller sees to it that
+ * uds_task_store_push() comes before anything that refers to it.  ERROR in a
+ * read-only transaction.
  */
 void
-uds_task_finish(int64 task, const char *status, const char *message,
-				const UdsTaskCounts *counts)
+uds_task_begin_push(UdsTask *task, int64 source, Oid requested_by)
 {
-	enum
-	{
-		FIRST_COUNT = 3, LAST_COUNT = 18, COMPLETE, ARGS
-	};
+	Oid			namespace = get_namespace_oid("uds", false);
+
+	PreventCommandIfReadOnly("INSERT");
+	task->source_id = source;
+	task->requested_by = requested_by;
+	task->started_at = GetCurrentTimestamp();
+	task->unstored = true;
+	task->id = nextval_internal(get_relname_relid("tasks_id_seq", namespace), false);
+}
+
+/*
+ * Makes the row of a push, if it is not there yet.
+ */
+void
+uds_task_store_push(UdsTask *task)
+{
+	Oid			types[4] = {INT8OID, INT8OID, TEXTOID, TIMESTAMPTZOID};
+	Datum		values[4] = {Int64GetDatum(task->id), Int64GetDatum(task->source_id)};
+
+	if (!task->unstored)
+		return;
+	values[2] = CStringGetTextDatum(GetUserNameFromId(task->requested_by, false));
+	values[3] = TimestampTzGetDatum(task->started_at);
+	uds_spi_exec(begin_push_sql, 4, types, values, NULL);
+	task->unstored = false;
+}
+
+/* $1 to $20 of statements that store what a task came to. */
+enum
+{
+	FIRST_COUNT = 3, LAST_COUNT = 18, COMPLETE, OUTCOME_ARGS
+};
+
+/* Sets those; nulls that there are none of are left as they are. */
+static void
+set_outcome(int64 task, const char *status, const char *message,
+			const UdsTaskCounts *counts, Oid *types, Datum *values, char *nulls)
+{
 	UdsTaskCounts none = {.complete = -1};
 	const UdsTaskCounts *c = counts ? counts : &none;
 	const int64 numbers[] = {
@@ -364,14 +422,13 @@ uds_task_finish(int64 task, const char *status, const char *message,
 		c->updated, c->unchanged, c->enabled, c->disabled, c->deleted,
 		c->linked, c->unlinked, c->skipped, c->failed, c->fetch_ms, c->apply_ms
 	};
-	Oid			types[ARGS] = {INT8OID, TEXTOID, TEXTOID};
-	Datum		values[ARGS] = {Int64GetDatum(task), CStringGetTextDatum(status)};
-	char		nulls[ARGS + 1];
 
 	StaticAssertStmt(lengthof(numbers) == LAST_COUNT - FIRST_COUNT + 1,
 					 "every count has its place");
-	memset(nulls, ' ', ARGS);
-	nulls[ARGS] = '\0';
+	types[0] = INT8OID;
+	values[0] = Int64GetDatum(task);
+	types[1] = types[2] = TEXTOID;
+	values[1] = CStringGetTextDatum(status);
 	if (message != NULL)
 		values[2] = CStringGetTextDatum(message);
 	else
@@ -383,7 +440,52 @@ uds_task_finish(int64 task, const char *status, const char *message,
 	}
 	types[COMPLETE] = INT4OID;
 	values[COMPLETE] = Int32GetDatum(c->complete);
-	uds_spi_exec(finish_sql, ARGS, types, values, nulls);
+}
+
+/*
+ * Ends a running task; does nothing if it has ended already.  "message" may
+ * be NULL, as may "counts", which stands for all zero.  The caller calls
+ * uds_tasks_broadcast() after its commit.
+ */
+void
+uds_task_finish(int64 task, const char *status, const char *message,
+				const UdsTaskCounts *counts)
+{
+	Oid			types[OUTCOME_ARGS];
+	Datum		values[OUTCOME_ARGS];
+	char		nulls[OUTCOME_ARGS + 1];
+
+	memset(nulls, ' ', OUTCOME_ARGS);
+	nulls[OUTCOME_ARGS] = '\0';
+	set_outcome(task, status, message, counts, types, values, nulls);
+	uds_spi_exec(finish_sql, OUTCOME_ARGS, types, values, nulls);
+}
+
+/*
+ * Ends a push, with the counts in the task.
+ */
+void
+uds_task_finish_push(const UdsTask *task, const char *status, const char *message)
+{
+	Oid			types[OUTCOME_ARGS + 3];
+	Datum		values[OUTCOME_ARGS + 3];
+	char		nulls[OUTCOME_ARGS + 4];
+
+	if (!task->unstored)
+	{
+		uds_task_finish(task->id, status, message, &task->counts);
+		return;
+	}
+	memset(nulls, ' ', OUTCOME_ARGS + 3);
+	nulls[OUTCOME_ARGS + 3] = '\0';
+	set_outcome(task->id, status, message, &task->counts, types, values, nulls);
+	types[OUTCOME_ARGS] = INT8OID;
+	values[OUTCOME_ARGS] = Int64GetDatum(task->source_id);
+	types[OUTCOME_ARGS + 1] = TEXTOID;
+	values[OUTCOME_ARGS + 1] = CStringGetTextDatum(GetUserNameFromId(task->requested_by, false));
+	types[OUTCOME_ARGS + 2] = TIMESTAMPTZOID;
+	values[OUTCOME_ARGS + 2] = TimestampTzGetDatum(task->started_at);
+	uds_spi_exec(store_push_sql, OUTCOME_ARGS + 3, types, values, nulls);
 }
 
 /*

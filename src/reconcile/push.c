@@ -33,11 +33,6 @@ PG_FUNCTION_INFO_V1(uds_push);
 /* bytes of an unknown name that a message repeats */
 #define MAX_NAME 100
 
-static const char *const begin_sql =
-"INSERT INTO uds.tasks (source_id, kind, status, attempt, requested_by, started_at)"
-"VALUES ($1, 'push', 'processing', 1, $2, clock_timestamp())"
-"RETURNING id";
-
 /*
  * $1 task, $2 the resource, $3 how many records failed for each of them if not
  * all errors are stored.
@@ -177,17 +172,6 @@ find_source(const Envelope *envelope)
 	return source;
 }
 
-static int64
-begin_task(const UdsSource *source, Oid caller)
-{
-	Oid			types[2] = {INT8OID, TEXTOID};
-	Datum		values[2] = {Int64GetDatum(source->id),
-	CStringGetTextDatum(GetUserNameFromId(caller, false))};
-	bool		isnull;
-
-	return DatumGetInt64(uds_spi_value(begin_sql, 2, types, values, NULL, &isnull));
-}
-
 /*
  * Adds the part of a resource to the reply, under a name; its error rows say
  * "means".
@@ -268,8 +252,7 @@ take(Jsonb *data, Oid caller)
 							 GUC_ACTION_SAVE, true, 0, false);
 	uds_spi_keep_plans(envelope->all <= UDS_SMALL_TASK);
 	source = find_source(envelope);
-	task.source_id = source->id;
-	task.id = begin_task(source, caller);
+	uds_task_begin_push(&task, source->id, caller);
 	task.counts.complete = -1;
 
 	pages.task = task.id;
@@ -282,7 +265,7 @@ take(Jsonb *data, Oid caller)
 	INSTR_TIME_SET_CURRENT(end);
 	INSTR_TIME_SUBTRACT(end, start);
 	task.counts.apply_ms = (int64) INSTR_TIME_GET_MILLISEC(end);
-	uds_task_finish(task.id, status, message, &task.counts);
+	uds_task_finish_push(&task, status, message);
 	uds_source_note_success(source->id, task.id);
 	return make_reply(&task, envelope, takers);
 }

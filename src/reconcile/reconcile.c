@@ -389,6 +389,7 @@ uds_run_prepare(UdsRun *run, const UdsTask *task, const UdsSource *source, bool 
 				 errmsg("role %s, the owner of source \"%s\", may not write %s",
 						run->owner, source->name, forbidden),
 				 errhint("Grant it USAGE on schema uds, and SELECT, INSERT, UPDATE and DELETE on the table.")));
+	run->watched = uds_constraints_check_targets_now(source->owner);
 }
 
 /* Everything that writes target tables and our own records of them. */
@@ -444,7 +445,7 @@ end_run(const UdsRun *run)
  * may be applied; the caller's transaction then rolls back.
  */
 const char *
-uds_reconcile(const UdsTask *task, const UdsSource *source,
+uds_reconcile(UdsTask *task, const UdsSource *source,
 			  const UdsPages *pages, UdsTaskCounts *counts, char **message)
 {
 	UdsRun		run = {0};
@@ -462,6 +463,10 @@ uds_reconcile(const UdsTask *task, const UdsSource *source,
 	uds_stage_create(&run);
 	uds_resources_list(&run);
 	uds_resources_create_stage(&run);
+
+	/* what runs other people's code may look for the task */
+	if (run.watched || run.registered)
+		uds_task_store_push(task);
 	if (pages->pushed)
 	{
 		*pages->takers = uds_resources_takers(&run, pages->pushed);
@@ -489,6 +494,8 @@ uds_reconcile(const UdsTask *task, const UdsSource *source,
 		end_run(&run);
 		return status;
 	}
+	if (uds_filled("uds_rejected"))
+		uds_task_store_push(task);
 	uds_outcome_store(&run, NULL);
 	uds_part_end(&part, true);
 	uds_outcome_notify(&run, counts);

@@ -35,7 +35,7 @@ typedef struct UdsPages
 /* error rows stored of one task; the rest is only counted */
 #define UDS_MAX_STORED_ERRORS 10000
 
-extern const char *uds_reconcile(const UdsTask *task, const UdsSource *source,
+extern const char *uds_reconcile(UdsTask *task, const UdsSource *source,
 								 const UdsPages *pages, UdsTaskCounts *counts,
 								 char **message);
 

@@ -289,7 +289,6 @@ uds_stage_create(const UdsRun *run)
 	}
 	if (pg_class_aclcheck(last, run->source->owner, ACL_INSERT) != ACLCHECK_OK)
 		SPI_execute(uds_stage_expand(grant_sql, "owner", run->owner, NULL), false, 0);
-	uds_constraints_check_targets_now(run->source->owner);
 }
 
 /*

@@ -50,6 +50,7 @@ typedef struct UdsRun
 	bool		kept;			/* its change set goes to uds.changes */
 	bool		small;			/* few records, and no more than those */
 	const char *pushed;			/* data type of all its records, or NULL */
+	bool		watched;		/* target tables have triggers of other people */
 	List	   *entries;		/* of UdsEntry *: resources, in order */
 	bool		registered;		/* some that were registered take part */
 } UdsRun;
