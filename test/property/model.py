@@ -87,6 +87,8 @@ class State:
         self.records = {}               # (source, kind, uid) -> Record
         self.rows = {"user": [], "department": []}
         self.members = {}               # (department, user) -> Membership
+        self.cut = {}                   # (source, uid) of a department cut off a
+                                        # cycle -> uids of the others on it
 
     def live_records(self, row):
         return [r for r in self.records.values() if r.row is row and not r.deleted]

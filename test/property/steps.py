@@ -77,7 +77,7 @@ class Model:
         self.state.members.pop((department, user), None)
 
     def is_undecided(self, department, user, membership):
-        """Whether the Contract, or a known defect, leaves open who owns."""
+        """Whether the model does not tell who owns."""
         if self.switches["owners_of_silent"] or membership.source is None:
             return False
         return any(r.source == membership.source and not r.data.get("departments")

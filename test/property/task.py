@@ -6,7 +6,7 @@ departments that leave.
 
 import re
 
-from model import COLUMNS, UNIQUE, Enough, Illegal, Record, Row
+from model import COLUMNS, UNIQUE, Illegal, Record, Row
 
 COUNTS = ("created", "updated", "enabled", "disabled", "deleted",
           "unchanged", "linked", "unlinked", "failed")
@@ -104,10 +104,8 @@ class Task:
         self.linked = 0
         self.unlinked = 0
         self.leaving = []               # departments that go at the end
-        self.counts_decided = True
         self.arrived = set()            # uids of departments that got a row
         self.led = set()                # uids of users whose flags may change
-        self.cut = False                # there was a cycle of parents
 
     # -- input ------------------------------------------------------------
 
@@ -289,17 +287,18 @@ class Task:
         for change in changes:
             if not change.gone and change.row is None:
                 self.arrived.add(change.uid)
+        taken = {c.uid for c in changes}
         self.recall("department", changes,
-                    lambda r: str(r.data.get("parentUid")) in self.arrived)
+                    lambda r: str(r.data.get("parentUid")) in self.arrived
+                    or self.state.cut.get((r.source, r.uid), set()) & taken)
+        waited = {c.uid for c in changes
+                  if self.state.cut.pop((self.source.name, c.uid), None) and not c.pushed}
         owners = {c.uid: self.owners_of(c.uid) for c in changes}
         everybody = self.desire("department", changes)
         for desired in list(everybody):
             sqlstate = refused_value("department", desired.merged)
             if sqlstate and not desired.leave:
                 self.set_aside(desired, changes, sqlstate, "department")
-                if not self.switches["parents_beside_refused"]:
-                    for row in self.state.rows["department"] + [d.row for d in everybody]:
-                        row.loose.add("is_leaf")
                 everybody.remove(desired)
                 self.arrived -= {c.uid for c in desired.changes}
         for desired in everybody:
@@ -307,12 +306,12 @@ class Task:
             if desired.leave == "delete":
                 self.leaving.append(desired.row)
         records = {c.uid: c.row for c in changes if c.row is not None}
-        self.parents(everybody, records)
+        self.parents(everybody, records, waited)
         self.store("department", changes)
         for uid, before in owners.items():
             self.led |= before ^ self.owners_of(uid)
 
-    def parents(self, everybody, in_task):
+    def parents(self, everybody, in_task, waited):
         before = {d.row: d.row.refers for d in everybody}
         for desired in everybody:
             change = desired.changes[0]
@@ -327,14 +326,15 @@ class Task:
             desired.row.refers = parent
         for row in self.leaving:        # its children become roots, so it closes no cycle
             row.refers = None
-        self.cut_cycles({d.row: d for d in everybody})
+        self.cut_cycles({d.row: d for d in everybody}, waited)
         for row, parent in before.items():
             row.refers, parent = parent, row.refers
             if row not in self.leaving:
                 self.refer(row, parent)
 
-    def cut_cycles(self, in_task):
-        """One record of each cycle becomes a root; which one, is found."""
+    def cut_cycles(self, in_task, waited):
+        """One record of each cycle becomes a root; which one, is found.  One
+        that was cut before and only looked at again stays so without a word."""
         for row in list(in_task):
             seen = [row]
             while seen[-1].refers and seen[-1].refers not in seen:
@@ -342,13 +342,18 @@ class Task:
             if seen[-1].refers is not row:
                 continue
             cut = [r for r in seen if r in in_task and self.was_cut(in_task[r].changes[0].uid)]
-            if not cut and self.errors and not self.switches["cycles_of_refused"]:
-                raise Enough
+            told = bool(cut)
+            if not cut:
+                cut = [r for r in seen if r in in_task and in_task[r].changes[0].uid in waited]
             if len(cut) != 1:
                 raise Illegal("of a cycle %d departments were made roots" % len(cut))
+            self.state.cut[self.source.name, in_task[cut[0]].changes[0].uid] = {
+                r.uid for r in self.state.records.values() if r.source == self.source.name
+                and r.kind == "department" and r.row in seen} | {
+                    c.uid for r in seen if r in in_task for c in in_task[r].changes}
             cut[0].refers = None
-            self.errors.append(("department", in_task[cut[0]].changes[0].uid, "22023"))
-            self.cut = True
+            if told:
+                self.errors.append(("department", in_task[cut[0]].changes[0].uid, "22023"))
 
     def was_cut(self, uid):
         return any(kind == "department" and of == uid and "cycle" in message
@@ -374,17 +379,7 @@ class Task:
             self.state.remove(row)
         for user in orphans:
             self.act(user, "update")
-            if self.switches["main_after_closing"]:
-                self.another_main(user)
-            else:
-                self.undecided(user, "main")
-
-    def undecided(self, row, column):
-        """A known defect: what the database has is taken, whatever it is."""
-        row.loose.add(column)
-        self.counts_decided = False
-
-    # -- result -----------------------------------------------------------
+            self.another_main(user)
 
     def counts(self):
         counts = dict.fromkeys(COUNTS, 0)

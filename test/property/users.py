@@ -2,7 +2,7 @@
 
 import itertools
 
-from model import UNIQUE, Enough, Illegal, Membership
+from model import UNIQUE, Illegal, Membership
 from task import Desired, Task, listed, refused_value
 
 
@@ -146,11 +146,10 @@ class FullTask(Task):
             if desired.did_without:
                 uid = [c.uid for c in desired.changes if not c.gone][0]
                 self.errors.append(("user", uid, "23505"))
-        self.check_claims([d for d in everybody if d not in accepted], everybody)
         values = self.outcome(accepted, everybody)
         if not self.is_unique(values):
             raise Illegal("unique values that two rows claim are given to both")
-        if chosen and self.is_plain(everybody):
+        if chosen:
             self.check_refused(chosen, accepted, everybody)
         for desired in chosen:
             self.set_aside(desired, changes, "23505", "user")
@@ -160,15 +159,6 @@ class FullTask(Task):
                 self.act(row, "update")
         return accepted
 
-    def check_claims(self, refused, everybody):
-        """A known defect: a leaver may lose what a refused record claims."""
-        if not self.switches["claims_of_refused"] and any(
-                row.values[column] is not None and row.values[column] == d.merged.get(column)
-                and self.is_leaver(row, everybody)
-                for d in refused if d.live for row in self.state.rows["user"]
-                for column in UNIQUE):
-            raise Enough
-
     def check_refused(self, chosen, accepted, everybody):
         """No more could have been applied, alone or together."""
         for number in range(1, len(chosen) + 1):
@@ -176,12 +166,6 @@ class FullTask(Task):
                 if self.is_unique(self.outcome(accepted + list(more), everybody)):
                     raise Illegal("%s refused, although it could be applied"
                                   % ", ".join(d.changes[0].uid for d in more))
-
-    def is_plain(self, everybody):
-        """Whether nobody gives up a unique value for another."""
-        return self.switches["swaps_beside_refused"] or not any(
-            d.claims() != {c: d.row.values[c] for c in UNIQUE}
-            for d in everybody if not d.is_new and d.live)
 
     def was_refused(self, desired):
         blamed = sorted(desired.changes, key=lambda c: c.gone)[0]
@@ -248,10 +232,7 @@ class FullTask(Task):
         if desired.live and not any("departments" in data for _, data in desired.live):
             # nobody says anything: left alone, if it still can be
             if row.refers and (row.refers, row) not in self.state.members:
-                if self.switches["main_of_silent"]:
-                    self.refer(row, None)
-                else:
-                    self.undecided(row, "main")
+                self.refer(row, None)
             return
         main = desired.main
         if main is None and (row.refers, row) in self.state.members:
@@ -259,10 +240,14 @@ class FullTask(Task):
         self.refer(row, main or desired.first)
 
     def another_main(self, user):
-        """The main department is no more: what the live records say instead."""
+        """The main department is no more: what the live records say instead, or
+        the first of the memberships that they leave alone."""
         desired = Desired(user, [])
         desired.live = sorted(((self.model.sources[r.source], r.data)
                                for r in self.state.live_records(user)),
                               key=lambda pair: pair[0].rank)
         _, main, first = self.asserted(desired)
-        self.refer(user, main or first)
+        silent = {source.name for source, data in desired.live if "departments" not in data}
+        left = [department for (department, of), membership in self.state.members.items()
+                if of is user and membership.source in silent]
+        self.refer(user, main or first or min(left, key=lambda d: d.id, default=None))
