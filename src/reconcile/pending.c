@@ -20,17 +20,18 @@
 
 /*
  * What the departments of the task bring about elsewhere: nothing, for most,
- * and then nobody needs to be looked for.  A department that left has no
- * owners.
+ * and then nobody needs to be looked for; nobody waits for one that goes and
+ * never was.  A department that left has no owners.
  */
 static const char *const announce_sql =
 "INSERT INTO uds_arrived (data_type, uid_key, department_id, is_owner)"
 "SELECT 'department', w.uid_key, NULL::bigint, NULL::boolean"
 "  FROM uds_work w"
-" WHERE w.gone"
-"    OR EXISTS (SELECT 1"
-"                 FROM uds.pending_references p"
-"                WHERE p.source_id = $1 AND p.uid_key = w.uid_key)"
+" WHERE w.pk IS NOT NULL"
+"   AND (w.gone"
+"        OR EXISTS (SELECT 1"
+"                     FROM uds.pending_references p"
+"                    WHERE p.source_id = $1 AND p.uid_key = w.uid_key))"
 " UNION ALL "
 "SELECT 'lost', w.uid_key, NULL::bigint, NULL::boolean"
 "  FROM uds_work w"

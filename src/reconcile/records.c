@@ -178,7 +178,16 @@ static const char *const facts_sql =
 "  FROM uds_work w"
 "  LEFT JOIN (SELECT DISTINCT pk"
 "               FROM uds_changed"
-"              WHERE resource = '{resource}' AND action NOT IN ('link', 'create')) AS c ON c.pk = w.pk::text";
+"              WHERE resource = '{resource}' AND action NOT IN ('link', 'create'){bereft}) AS c"
+"    ON c.pk = w.pk::text";
+
+/* Who will lose the main department, when that goes in the end. */
+static const char *const bereft_sql =
+"              UNION "
+"             SELECT u.id::text"
+"               FROM uds_leaving x"
+"               JOIN uds.users u ON u.main_department_id = x.pk"
+"              WHERE x.resource = 'departments'";
 
 static char *
 expand(const UdsRun *run, const UdsResource *resource, const char *sql)
@@ -262,8 +271,11 @@ uds_records_store(const UdsRun *run, const UdsResource *resource)
 	bool		links;
 	bool		matches;
 	bool		relinks;
+	bool		bereft;
 
-	uds_stage_exec(run, expand(run, resource, facts_sql));
+	bereft = resource == &uds_users && uds_filled("uds_leaving");
+	uds_stage_exec(run, expand(run, resource,
+							   uds_stage_expand(facts_sql, "bereft", bereft ? bereft_sql : "", NULL)));
 	unchanged = pg_strtoint64(uds_spi_text(0, 1));
 	inserts = uds_spi_text(0, 2)[0] == 't';
 	updates = uds_spi_text(0, 3)[0] == 't';

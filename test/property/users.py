@@ -29,8 +29,8 @@ class FullTask(Task):
         self.store("user", changes)
 
     def is_concerned(self, record):
-        """By a department that arrives, or by who leads one."""
-        return record.uid in self.led or any(
+        """By a department that arrives or goes, or by who leads one."""
+        return record.uid in self.led or record.row.refers in self.leaving or any(
             uid in self.arrived for uid, _ in listed(record.data, "departments"))
 
     # -- matching ---------------------------------------------------------
