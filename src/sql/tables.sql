@@ -195,6 +195,8 @@ LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE
 AS 'MODULE_PATHNAME', 'uds_record_hash';
 COMMENT ON FUNCTION uds.record_hash(jsonb) IS 'hash of a record: of two that are equal in every byte it is the same';
 
+-- Room on each page, here and in users: what changes stays on its page then, and
+-- no index is written for it.
 CREATE TABLE uds.records
 (
 	id			bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -211,7 +213,7 @@ CREATE TABLE uds.records
 	restored	bigint,
 	hash		bigint GENERATED ALWAYS AS (uds.record_hash(data)) STORED,
 	UNIQUE (source_id, data_type, uid_key)
-);
+) WITH (fillfactor = 90);
 -- No foreign keys on records and record_resources: uds_drop_source() clears
 -- both, and a check per row would cost more than writing the row.
 COMMENT ON TABLE uds.records IS 'the latest record of every user and department, per source';
@@ -342,7 +344,7 @@ CREATE TABLE uds.users
 	CONSTRAINT users_username_key UNIQUE (username) DEFERRABLE,
 	CONSTRAINT users_email_key UNIQUE (email) DEFERRABLE,
 	CONSTRAINT users_phone_key UNIQUE (phone) DEFERRABLE
-);
+) WITH (fillfactor = 90);
 CREATE INDEX users_lower_username ON uds.users (lower(username));
 CREATE INDEX users_lower_email ON uds.users (lower(email));
 CREATE INDEX users_main_department ON uds.users (main_department_id);
