@@ -58,6 +58,14 @@ static const char *const announce_sql =
 "CASE WHEN NOT " deleted " AND jsonb_typeof(" data " -> 'owners') = 'array'" \
 " THEN " data " -> 'owners' ELSE '[]' END"
 
+/* What departments that were refused would have brought about. */
+static const char *const forget_refused_sql =
+"DELETE FROM uds_arrived a"
+" WHERE NOT EXISTS (SELECT 1"
+"                     FROM uds_work w"
+"                    WHERE CASE a.data_type WHEN 'user' THEN w.pk = a.department_id"
+"                                           ELSE w.uid_key = a.uid_key END)";
+
 /*
  * Who has the main department in one that goes needs another one.  Nothing
  * was noted of those whose department somebody deleted by hand: they must be
@@ -181,6 +189,16 @@ uds_pending_announce(const UdsRun *run)
 										 "old", OWNERS("r.data", "w.was_deleted"),
 										 "new", OWNERS("w.data", "w.gone"), NULL));
 	uds_stage_analyze(run, "uds_arrived");
+}
+
+/*
+ * Forgets what was noted of departments that the database refused.
+ */
+void
+uds_pending_forget_refused(const UdsRun *run)
+{
+	if (uds_filled("uds_arrived"))
+		uds_stage_exec(run, forget_refused_sql);
 }
 
 /*

@@ -127,7 +127,10 @@ apply_departments(const UdsRun *run, UdsTaskCounts *counts)
 	uds_departments_refer(run, &uds_departments);
 	uds_departments_resolve_parents(run);
 	if (uds_rows_write(run, &uds_departments))
+	{
 		uds_departments_resolve_again(run);
+		uds_pending_forget_refused(run);
+	}
 	uds_pending_note(run, &uds_departments, true);
 	counts->unchanged += uds_records_store(run, &uds_departments);
 }

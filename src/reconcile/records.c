@@ -181,12 +181,12 @@ static const char *const facts_sql =
 "              WHERE resource = '{resource}' AND action NOT IN ('link', 'create'){bereft}) AS c"
 "    ON c.pk = w.pk::text";
 
-/* Who will lose the main department, when that goes in the end. */
+/* Rows that will lose the main department or the parent, when that goes in the end. */
 static const char *const bereft_sql =
 "              UNION "
-"             SELECT u.id::text"
+"             SELECT t.id::text"
 "               FROM uds_leaving x"
-"               JOIN uds.users u ON u.main_department_id = x.pk"
+"               JOIN {table} t ON t.{reference} = x.pk"
 "              WHERE x.resource = 'departments'";
 
 static char *
@@ -195,6 +195,7 @@ expand(const UdsRun *run, const UdsResource *resource, const char *sql)
 	return uds_stage_expand(sql,
 							"resource", resource->name,
 							"table", resource->table,
+							"reference", resource->reference,
 							"sequence", resource->sequence,
 							"data_type", resource->data_type,
 							"on_deleted", quote_literal_cstr(run->source->on_deleted),
@@ -273,7 +274,7 @@ uds_records_store(const UdsRun *run, const UdsResource *resource)
 	bool		relinks;
 	bool		bereft;
 
-	bereft = resource == &uds_users && uds_filled("uds_leaving");
+	bereft = uds_filled("uds_leaving");
 	uds_stage_exec(run, expand(run, resource,
 							   uds_stage_expand(facts_sql, "bereft", bereft ? bereft_sql : "", NULL)));
 	unchanged = pg_strtoint64(uds_spi_text(0, 1));

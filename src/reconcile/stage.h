@@ -224,6 +224,7 @@ extern void uds_undo_write_mapped(const UdsRun *run);
 /* pending.c */
 extern void uds_pending_recall(const UdsRun *run, const UdsResource *resource);
 extern void uds_pending_announce(const UdsRun *run);
+extern void uds_pending_forget_refused(const UdsRun *run);
 extern void uds_pending_note(const UdsRun *run, const UdsResource *resource,
 							 bool unresolved);
 extern void uds_pending_note_leaving(const UdsRun *run);

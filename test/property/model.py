@@ -87,6 +87,8 @@ class State:
         self.records = {}               # (source, kind, uid) -> Record
         self.rows = {"user": [], "department": []}
         self.members = {}               # (department, user) -> Membership
+        self.missed = {}                # (source, kind, uid) of a record -> departments
+                                        # that came while its successor was refused
         self.cut = {}                   # (source, uid) of a department cut off a
                                         # cycle -> uids of the others on it
 

@@ -100,10 +100,12 @@ class Task:
         self.switches = switches
         self.errors = []                # (kind, uid, sqlstate)
         self.actions = {}               # row -> set of actions
-        self.unchanged = 0
+        self.compared = []              # rows of live records that changed nothing so far
         self.linked = 0
         self.unlinked = 0
         self.leaving = []               # departments that go at the end
+        self.refused = set()            # rows that are left as they were
+        self.taken = set()              # uids of departments of the task
         self.arrived = set()            # uids of departments that got a row
         self.led = set()                # uids of users whose flags may change
 
@@ -200,8 +202,19 @@ class Task:
         """A row that the database refuses: its records count for nothing."""
         blamed = sorted(desired.changes, key=lambda c: c.gone)[0]
         self.errors.append((kind, blamed.uid, sqlstate))
+        self.refused.add(desired.row)
         for change in desired.changes:
             changes.remove(change)
+            if change.record is not None and not change.record.deleted:
+                data = change.record.data
+                named = {str(data.get("parentUid"))} if kind == "department" else \
+                    {uid for uid, _ in listed(data, "departments")}
+                self.state.missed.setdefault((self.source.name, kind, change.uid),
+                                             set()).update(named & self.arrived)
+
+    def missed(self, kind, record):
+        """Whether a department of the task is one that the record waits for."""
+        return bool(self.state.missed.get((record.source, kind, record.uid), set()) & self.taken)
 
     # -- writing ----------------------------------------------------------
 
@@ -265,8 +278,9 @@ class Task:
                         other.row, other.created = None, False
             if change.link:
                 record.row, record.created = change.row, change.row_created
-            if change.pushed and not change.gone and not self.actions.get(change.row):
-                self.unchanged += 1
+            self.state.missed.pop((self.source.name, kind, change.uid), None)
+            if change.pushed and not change.gone:
+                self.compared.append(change.row)
 
     # -- departments ------------------------------------------------------
 
@@ -287,10 +301,11 @@ class Task:
         for change in changes:
             if not change.gone and change.row is None:
                 self.arrived.add(change.uid)
-        taken = {c.uid for c in changes}
+        self.taken = {c.uid for c in changes}
         self.recall("department", changes,
                     lambda r: str(r.data.get("parentUid")) in self.arrived
-                    or self.state.cut.get((r.source, r.uid), set()) & taken)
+                    or self.missed("department", r)
+                    or self.state.cut.get((r.source, r.uid), set()) & self.taken)
         waited = {c.uid for c in changes
                   if self.state.cut.pop((self.source.name, c.uid), None) and not c.pushed}
         owners = {c.uid: self.owners_of(c.uid) for c in changes}
@@ -379,7 +394,8 @@ class Task:
             self.state.remove(row)
         for user in orphans:
             self.act(user, "update")
-            self.another_main(user)
+            if user not in self.refused:
+                self.another_main(user)
 
     def counts(self):
         counts = dict.fromkeys(COUNTS, 0)
@@ -387,6 +403,7 @@ class Task:
                  "disable": "disabled", "update": "updated"}
         for actions in self.actions.values():
             counts[words[min(actions, key=list(words).index)]] += 1
-        counts.update(unchanged=self.unchanged, linked=self.linked,
+        counts.update(unchanged=sum(not self.actions.get(row) for row in self.compared),
+                      linked=self.linked,
                       unlinked=self.unlinked, failed=len(self.errors))
         return counts

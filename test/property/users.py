@@ -30,7 +30,8 @@ class FullTask(Task):
 
     def is_concerned(self, record):
         """By a department that arrives or goes, or by who leads one."""
-        return record.uid in self.led or record.row.refers in self.leaving or any(
+        return record.uid in self.led or record.row.refers in self.leaving \
+            or self.missed("user", record) or any(
             uid in self.arrived for uid, _ in listed(record.data, "departments"))
 
     # -- matching ---------------------------------------------------------
