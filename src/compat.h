@@ -57,4 +57,12 @@
 	((void) ExecInsertIndexTuples((info), (slot), (estate), false, false, NULL, NIL))
 #endif
 
+/* 16 has one function for all kinds; needs catalog/pg_database.h and utils/acl.h */
+#if PG_VERSION_NUM >= 160000
+#define uds_owns_database(database, role) \
+	object_ownercheck(DatabaseRelationId, (database), (role))
+#else
+#define uds_owns_database(database, role) pg_database_ownercheck((database), (role))
+#endif
+
 #endif							/* UDS_COMPAT_H */

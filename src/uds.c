@@ -158,5 +158,6 @@ _PG_init(void)
 	{
 		uds_shared_init();
 		uds_launcher_register();
+		uds_database_init();
 	}
 }

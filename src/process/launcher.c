@@ -28,6 +28,8 @@
  *	DROP DATABASE				forgotten when it comes to be due; a worker
  *								caught in between cannot connect and ends
  *	ALTER DATABASE RENAME		nothing: databases go by their OID
+ *	a command that needs the	workers there are ended and none is started until
+ *	database to itself			it is over (database.c); then it is due
  *	connections disallowed		forgotten until something is queued there
  *	uds.enabled off				nothing is started; workers end after the task
  *								they run; what is due stays due

@@ -19,6 +19,9 @@
 #include "storage/lwlock.h"
 #include "uds.h"
 
+/* databases that commands have to themselves at a time */
+#define UDS_CLOSED 32
+
 /* databases with unread mail; with more of them all databases count as due */
 #define UDS_MAILS 128
 
@@ -72,6 +75,12 @@ typedef struct UdsMail
 								 * take: try again after a growing delay */
 } UdsMail;
 
+/* A database in which no worker may run; InvalidOid = free. */
+typedef struct UdsClosed
+{
+	Oid			database;
+} UdsClosed;
+
 typedef struct UdsShared
 {
 	int			launcher_pid;	/* 0 = none runs */
@@ -79,6 +88,7 @@ typedef struct UdsShared
 	Oid			waiting;		/* database that waits for a slot, or 0 */
 	int			mails;
 	UdsMail		mail[UDS_MAILS];
+	UdsClosed	closed[UDS_CLOSED];
 	uint64		last_ticket;
 	UdsSlot		slots[UDS_WORKER_SLOTS];
 	ConditionVariable ended;	/* broadcast when a task starts or ends */
@@ -113,6 +123,7 @@ extern bool uds_slot_should_yield(void);
 extern UdsSlot *uds_slot_mine(void);
 
 /* slots.c: of any process */
+extern bool uds_database_closed(Oid database);	/* lock held */
 extern int	uds_slots_of(Oid database, bool *looking);	/* lock held */
 extern bool uds_slot_cancel(Oid database, int64 task);
 extern bool uds_slot_find(Oid database, int64 task, UdsSlot *copy);

@@ -75,7 +75,8 @@ uds_slot_attach(const UdsWorkerStart *start)
 
 	slot = &uds_shared()->slots[start->slot];
 	LWLockAcquire(uds_shared_lock(), LW_EXCLUSIVE);
-	if (slot->state == UDS_SLOT_STARTING && slot->ticket == start->ticket)
+	if (slot->state == UDS_SLOT_STARTING && slot->ticket == start->ticket &&
+		!uds_database_closed(start->database))
 	{
 		slot->state = UDS_SLOT_LOOKING;
 		slot->pid = MyProcPid;
@@ -168,15 +169,28 @@ uds_slot_report(TimestampTz due, bool again)
 }
 
 /*
+ * Whether a command has the database to itself.  The lock must be held.
+ */
+bool
+uds_database_closed(Oid database)
+{
+	for (int i = 0; i < UDS_CLOSED; i++)
+		if (uds_shared()->closed[i].database == database)
+			return true;
+	return false;
+}
+
+/*
  * Counts the workers of a database.  *looking: one of them is about to look
- * for due tasks, so that no other is needed.  The lock must be held.
+ * for due tasks, so that no other is needed, or none may be started.  The
+ * lock must be held.
  */
 int
 uds_slots_of(Oid database, bool *looking)
 {
 	int			workers = 0;
 
-	*looking = false;
+	*looking = uds_database_closed(database);
 	for (int i = 0; i < UDS_WORKER_SLOTS; i++)
 	{
 		const UdsSlot *slot = &uds_shared()->slots[i];
