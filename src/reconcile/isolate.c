@@ -44,10 +44,10 @@
 /* $3 numbers of rows, $4 their sqlstates, $5 their messages */
 static const char *const reject_sql =
 "INSERT INTO uds_rejected (n, data_type, uid, resource, pk, sqlstate, message, record)"
-"SELECT w.n, '{data_type}', x.uid, '{blamed}', x.{pk}, e.sqlstate, e.message, w.data"
+"SELECT w.n, '{data_type}', coalesce(w.uid, x.uid), '{blamed}', x.{pk}, e.sqlstate, e.message, w.data"
 "  FROM unnest($3::bigint[], $4::text[], $5::text[]) AS e (n, sqlstate, message)"
 "  JOIN {relation} x ON x.n = e.n"
-"  LEFT JOIN LATERAL (SELECT w.n, w.data"
+"  LEFT JOIN LATERAL (SELECT w.n, w.uid, w.data"
 "                       FROM uds_work w"
 "                      WHERE w.pk = x.{pk} AND w.resource = '{resource}'"
 "                      ORDER BY w.gone"

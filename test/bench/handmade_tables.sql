@@ -33,7 +33,7 @@ CREATE TABLE users
 	CONSTRAINT users_username_key UNIQUE (username) DEFERRABLE,
 	CONSTRAINT users_email_key UNIQUE (email) DEFERRABLE,
 	CONSTRAINT users_phone_key UNIQUE (phone) DEFERRABLE
-);
+) WITH (fillfactor = 90);
 CREATE INDEX users_lower_username ON users (lower(username));
 CREATE INDEX users_lower_email ON users (lower(email));
 CREATE INDEX users_main_department ON users (main_department_id);
