@@ -99,6 +99,45 @@ def lint_sql():
     check("the install script has no OR REPLACE and no IF NOT EXISTS", careless)
 
 
+def lint_grants():
+    """Classes of holes that install scripts of extensions are known for."""
+    public, definer, open_to_all, revoked, callable_, dynamic = [], [], [], set(), [], []
+    for path in files("src/sql", ".sql"):
+        for statement in statements(read(path)):
+            bare = outside_strings(statement)
+            first = " ".join(bare.split())[:60]
+            if re.match(r"(GRANT|ALTER\s+DEFAULT\s+PRIVILEGES)\b", bare, re.I) and re.search(r"\bTO\s+PUBLIC\b", bare, re.I):
+                public.append("%s: %s" % (path, first))
+            if re.search(r"\bSECURITY\s+DEFINER\b", bare, re.I) and not re.search(
+                    r"\bSET\s+search_path\s*(=|TO)\s*pg_catalog\s*,\s*pg_temp\b", bare, re.I):
+                definer.append("%s: %s" % (path, first))
+            for pinned in re.findall(r"\bsearch_path\s*(?:=|TO)\s*([^\n;]+)", bare, re.I):
+                if re.sub(r"\s", "", pinned) != "pg_catalog,pg_temp":
+                    open_to_all.append("%s: %s" % (path, first))
+            if re.match(r"(DO|EXECUTE)\b", bare, re.I):
+                dynamic.append("%s: %s" % (path, first))
+            made = re.match(r"CREATE\s+(?:FUNCTION|PROCEDURE|AGGREGATE)\s+([\w.@]+)", bare, re.I)
+            if made:
+                callable_.append((path, made.group(1)))
+            revoke = re.match(r"REVOKE\s+ALL\s+ON\s+FUNCTION\s+([\w.@]+).*\bFROM\s+PUBLIC", bare, re.I | re.S)
+            if revoke:
+                revoked.add(revoke.group(1))
+    check("the install script grants nothing to PUBLIC", public)
+    check("no function runs with its owner's rights, or its search_path is pinned", definer)
+    check("every search_path that is set is pg_catalog and pg_temp last", open_to_all)
+    check("the install script runs no code put together at run time", dynamic)
+    # grants.sql, which comes last, has one REVOKE for all functions in our own schema
+    all_ours = re.search(r"^REVOKE ALL ON ALL FUNCTIONS IN SCHEMA uds FROM PUBLIC;", read("src/sql/grants.sql"), re.M)
+    check("EXECUTE on every function is taken from PUBLIC",
+          ["%s: %s" % (path, what) for path, what in callable_
+           if what not in revoked and not (all_ours and what.startswith("uds."))])
+    check("the install script pins its search_path before anything else",
+          [] if next(statements(read("src/sql/tables.sql"))).split()
+          == "SET LOCAL search_path = pg_catalog, pg_temp".split()
+          and re.search(r"SQL_PARTS\s*=\s*src/sql/tables\.sql\b", read("Makefile"))
+          else ["src/sql/tables.sql is not the first part, or begins with something else"])
+
+
 def lint_json():
     problems = []
     for path in ["META.json", *files("src/connectors", ".json")]:
@@ -128,6 +167,7 @@ def lint_scripts():
 lint_versions()
 lint_lengths()
 lint_sql()
+lint_grants()
 lint_json()
 lint_scripts()
 print("1..%d" % len(results))
