@@ -95,6 +95,18 @@ SELECT push('user', '[{"uid": "m", "isDeleted": true}, {"uid": "n", "isDeleted":
 SELECT * FROM staff ORDER BY id;
 
 --
+-- Two who swap, beside a third who wants what a fourth keeps
+--
+SELECT push('user', '[{"uid": "s1", "username": "s1"}, {"uid": "s2", "username": "s2"}, {"uid": "s3", "username": "s3"}, {"uid": "s4", "username": "s4"}]');
+SELECT push('user', '[{"uid": "s1", "username": "s2"}, {"uid": "s3", "username": "s4"}, {"uid": "s2", "username": "s1"}]');
+SELECT r.uid, u.username
+FROM uds.records r
+JOIN uds.record_resources l ON l.record_id = r.id AND l.resource = 'users'
+JOIN uds.users u ON u.id::text = l.resource_pk
+WHERE r.uid LIKE 's_'
+ORDER BY r.uid;
+
+--
 -- A source that is dropped with what it brought
 --
 SELECT uds_create_source('brief', 'push') > 0 AS created;

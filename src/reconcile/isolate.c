@@ -402,6 +402,57 @@ try_again(Isolation *isolation)
 	} while (isolation->passed && isolation->early.n > 0);
 }
 
+/* Moves the rows with these numbers from early to bad. */
+static void
+give_up(Isolation *isolation, ArrayType *numbers)
+{
+	Refused		early = isolation->early;
+	Datum	   *given_up;
+	int			n;
+
+	deconstruct_array(numbers, INT8OID, sizeof(int64), FLOAT8PASSBYVAL, TYPALIGN_DOUBLE,
+					  &given_up, NULL, &n);
+	init_refused(&isolation->early);
+	for (int i = 0; i < early.n; i++)
+	{
+		ErrorData	error = {.sqlerrcode = early.rows[i].sqlerrcode,.message = early.rows[i].message};
+		bool		found = false;
+
+		for (int k = 0; k < n && !found; k++)
+			found = DatumGetInt64(given_up[k]) == DatumGetInt64(early.rows[i].number);
+		refuse(found ? &isolation->bad : &isolation->early, early.rows[i].number, &error);
+	}
+	MemoryContextDelete(early.context);
+}
+
+/*
+ * People who swap a value stay behind with one who wants to join in and
+ * cannot.  Gives up those that can never pass, as long as there are any.
+ * Returns whether others are left that may.
+ */
+static bool
+give_up_hopeless(Isolation *isolation)
+{
+	int			before = isolation->early.n;
+	ArrayType  *hopeless;
+
+	if (strcmp(isolation->statement->relation, "uds_desired") != 0)
+		return false;
+	while (isolation->early.n > 0 && isolation->early.n <= FEW_TOGETHER)
+	{
+		Datum	   *numbers = palloc(isolation->early.n * sizeof(Datum));
+
+		for (int i = 0; i < isolation->early.n; i++)
+			numbers[i] = isolation->early.rows[i].number;
+		hopeless = uds_rows_hopeless(isolation->run, isolation->resource,
+									 numbers, isolation->early.n);
+		if (hopeless == NULL)
+			break;
+		give_up(isolation, hopeless);
+	}
+	return isolation->early.n > 0 && isolation->early.n < before;
+}
+
 /* Makes single rows of the stage quick to find. */
 static void
 index_stage(const Isolation *isolation)
@@ -501,7 +552,11 @@ uds_stage_isolate(const UdsRun *run, const UdsResource *resource,
 	numbers = list_rows(&isolation, &n);
 	cut(&isolation, numbers, n);
 	if (isolation.early.n > 0)
+	{
 		try_again(&isolation);
+		if (give_up_hopeless(&isolation))
+			try_again(&isolation);
+	}
 	SPI_freeplan(isolation.plan);
 
 	reject(&isolation, &isolation.bad);

@@ -12,7 +12,9 @@
  */
 #include "postgres.h"
 
+#include "catalog/pg_type.h"
 #include "lib/stringinfo.h"
+#include "utils/array.h"
 #include "utils/builtins.h"
 
 #include "reconcile/stage.h"
@@ -108,6 +110,24 @@ static const char *const renounce_sql =
 "  FROM taken"
 " WHERE columns <> '{}' AND was_deleted AND NOT gone";
 
+/*
+ * Rows in desired, of those numbered $3, that want a unique value which another row has and
+ * does not give up: it is none of them, or keeps it.
+ */
+static const char *const hopeless_sql =
+"SELECT array_agg(d.n)"
+"  FROM uds_desired d"
+" WHERE d.n = ANY ($3) AND ({kept})";
+
+static const char *const kept_sql =
+"EXISTS (SELECT 1"
+"          FROM {table} h"
+"         WHERE h.{column} = d.merged ->> '{column}' AND h.id <> d.pk"
+"           AND NOT EXISTS (SELECT 1"
+"                             FROM uds_desired x"
+"                            WHERE x.pk = h.id AND x.n = ANY ($3) AND x.merged ? '{column}'"
+"                              AND x.merged ->> '{column}' IS DISTINCT FROM h.{column}))";
+
 /* Takes values that others have now from rows whose records do not bring them. */
 static void
 renounce(const UdsRun *run, const UdsResource *resource)
@@ -169,4 +189,33 @@ uds_rows_give_back(const UdsRun *run, const UdsResource *resource)
 												 "resource", resource->name,
 												 "table", resource->table,
 												 "column", *column, NULL));
+}
+
+/*
+ * Which of the rows in desired with these numbers (int8) can never have the
+ * unique values that they want: an array of their numbers, in the current
+ * context, or NULL if there is none.
+ */
+ArrayType *
+uds_rows_hopeless(const UdsRun *run, const UdsResource *resource, Datum *numbers, int n)
+{
+	Oid			types[3] = {INT8OID, INT8OID, INT8ARRAYOID};
+	Datum		values[3] = {Int64GetDatum(run->source->id), Int64GetDatum(run->task->id),
+		PointerGetDatum(construct_array(numbers, n, INT8OID, sizeof(int64),
+										FLOAT8PASSBYVAL, TYPALIGN_DOUBLE))
+	};
+	StringInfoData kept;
+	Datum		hopeless;
+	bool		isnull;
+
+	if (resource->unique[0] == NULL)
+		return NULL;
+	initStringInfo(&kept);
+	for (const char *const *column = resource->unique; *column != NULL; column++)
+		appendStringInfo(&kept, "%s%s", kept.len > 0 ? " OR " : "",
+						 uds_stage_expand(kept_sql, "table", resource->table,
+										  "column", *column, NULL));
+	hopeless = uds_spi_value(uds_stage_expand(hopeless_sql, "kept", kept.data, NULL),
+							 3, types, values, NULL, &isnull);
+	return isnull ? NULL : DatumGetArrayTypePCopy(hopeless);
 }

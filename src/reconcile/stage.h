@@ -251,6 +251,8 @@ extern void uds_rows_delete(const UdsRun *run, const UdsResource *resource);
 /* release.c */
 extern void uds_rows_release(const UdsRun *run, const UdsResource *resource);
 extern void uds_rows_give_back(const UdsRun *run, const UdsResource *resource);
+extern struct ArrayType *uds_rows_hopeless(const UdsRun *run, const UdsResource *resource,
+										   Datum *numbers, int n);
 
 /* departments.c */
 extern void uds_departments_resolve_parents(const UdsRun *run);
