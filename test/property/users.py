@@ -231,8 +231,9 @@ class FullTask(Task):
         if desired.leave == "delete":
             return
         if desired.live and not any("departments" in data for _, data in desired.live):
-            # nobody says anything: left alone, if it still can be
-            if row.refers and (row.refers, row) not in self.state.members:
+            # nobody says anything: left alone, but looked at when a record went
+            if any(change.gone for change in desired.changes) \
+                    and row.refers and (row.refers, row) not in self.state.members:
                 self.refer(row, None)
             return
         main = desired.main
