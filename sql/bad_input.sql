@@ -68,9 +68,13 @@ SELECT push('department', '[{"title": "x"}, {"uid": {}}, {"uid": ""}, 1, {"uid":
 SELECT push('department', '[{"uid": "p1", "parentUid": {"uid": "d"}}, {"uid": "p2", "parentUid": ["d"]}, {"uid": "p3", "parentUid": true}, {"uid": "p4", "parentUid": 1.5}]');
 SELECT title, parent_id FROM uds.departments ORDER BY id;
 -- references that are none
-SELECT push('user', '[{"uid": "m", "username": "m", "departments": [{}, null, true, 1.5, [], [["d"]], "", {"uid": null}, {"uid": {"uid": "d"}}, {"uid": "d", "isOwner": "perhaps", "isMain": {}}]}]');
+SELECT push('user', jsonb_agg(jsonb_build_object('uid', 'm' || n, 'username', 'm' || n, 'departments', jsonb_build_array('d', e)) ORDER BY n))
+	FROM jsonb_array_elements('[{}, true, 1.5, [], [["d"]], {"uid": null}, {"uid": {"uid": "d"}}, {"uid": 1.5}, 7, {"uid": 7}]') WITH ORDINALITY AS e (e, n);
+SELECT push('user', '[{"uid": "m", "username": "m", "departments": [null, "", {"uid": "d", "isOwner": "perhaps", "isMain": {}}]}]');
 SELECT u.username, d.title, m.is_owner FROM uds.department_members m JOIN uds.users u ON u.id = m.user_id JOIN uds.departments d ON d.id = m.department_id;
-SELECT push('department', '[{"uid": "d", "owners": [{}, null, true, 1.5, [], ["m"], "", {"uid": "m"}, "m"]}]');
+SELECT push('department', jsonb_build_array(jsonb_build_object('uid', 'd', 'owners', jsonb_build_array('m', e))))
+	FROM jsonb_array_elements('[{}, true, 1.5, [], ["m"], {"uid": "m"}]') AS e;
+SELECT push('department', '[{"uid": "d", "owners": [null, "", 7, "m"]}]');
 SELECT u.username, d.title, m.is_owner FROM uds.department_members m JOIN uds.users u ON u.id = m.user_id JOIN uds.departments d ON d.id = m.department_id;
 -- truth values that are none
 SELECT push('user', '[{"uid": "t1", "isDeleted": 2}, {"uid": "t2", "isDeleted": []}, {"uid": "t3", "isDeleted": ""}, {"uid": "t4", "enabled": "maybe"}, {"uid": "t5", "enabled": 2}, {"uid": "t6", "enabled": ""}]');

@@ -107,6 +107,20 @@ WHERE r.uid LIKE 's_'
 ORDER BY r.uid;
 
 --
+-- A record counts once, however many of its memberships are refused
+--
+CREATE FUNCTION no_member() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+	RAISE EXCEPTION 'department % takes nobody', NEW.department_id - (SELECT min(id) FROM uds.departments WHERE title LIKE 'r_');
+END $$;
+SELECT push('department', '[{"uid": "r0"}, {"uid": "r1"}, {"uid": "r2"}]');
+CREATE TRIGGER no_member BEFORE INSERT ON uds.department_members FOR EACH ROW EXECUTE FUNCTION no_member();
+SELECT r.part ->> 'resource' AS resource, r.part #> '{detail,count}' AS count, jsonb_path_query_array(r.part, '$.detail.failedRecords[*].message') AS messages
+FROM jsonb_array_elements(uds_push('{"dataType": "user", "records": [{"uid": "r9", "username": "r9", "departments": ["r0", "r1", "r2"]}]}') -> 'result') AS r (part);
+SELECT status, fetched, created, linked, failed FROM uds.tasks ORDER BY id DESC LIMIT 1;
+DROP TRIGGER no_member ON uds.department_members;
+
+--
 -- A source that is dropped with what it brought
 --
 SELECT uds_create_source('brief', 'push') > 0 AS created;

@@ -55,8 +55,8 @@ typedef struct UdsTaskCounts
 	int64		fetch_ms,
 				apply_ms;
 	int			complete;		/* 1, 0, or -1 = nothing full was read */
-	char	   *failed_by;		/* JSON object, failed by resource, if there are
-								 * more than are stored; else NULL */
+	char	   *failed_by;		/* JSON object, failed by resource; NULL if none
+								 * failed */
 } UdsTaskCounts;
 
 typedef struct UdsTask

@@ -24,27 +24,12 @@
 "     WHEN 'string' THEN nullif(m.record ->> 'uid', '')" \
 "     WHEN 'number' THEN substring(m.record ->> 'uid' FROM '^-?[0-9]+$') END"
 
-/* Whether a member that steers us is a truth value, or says nothing. */
-#define IS_TRUTH(key) \
-"coalesce(jsonb_typeof(m.record -> '" key "') = 'null'" \
-"         OR lower(m.record ->> '" key "') IN ('true', 'false', 't', 'f', 'yes', 'no', 'y', 'n', 'on', 'off', '1', '0')," \
-"         true)"
-
-/* Whether a member of records of a type is a list, or says nothing. */
-#define IS_LIST(type, key) \
-"(m.data_type <> '" type "'" \
-"          OR coalesce(jsonb_typeof(m.record -> '" key "') IN ('array', 'null'), true))"
-
 /* What the columns of the target would not find out in time. */
 #define RECORD_ERROR \
 "CASE WHEN m.error IS NOT NULL THEN m.error" \
 "     WHEN octet_length(m.uid) > " CppAsString2(UDS_MAX_UID) \
 "     THEN 'uid of the record is longer than " CppAsString2(UDS_MAX_UID) " bytes'" \
-"     WHEN NOT " IS_TRUTH("isDeleted") " THEN 'isDeleted of the record is neither true nor false'" \
-"     WHEN NOT " IS_TRUTH("enabled") " THEN 'enabled of the record is neither true nor false'" \
-"     WHEN NOT " IS_LIST("user", "departments") " THEN 'departments of the record is not a list'" \
-"     WHEN NOT " IS_LIST("department", "owners") " THEN 'owners of the record is not a list'" \
-"     WHEN m.uid IS NOT NULL THEN NULL" \
+"     WHEN m.uid IS NOT NULL THEN uds.record_error(m.record, m.data_type)" \
 "     WHEN NOT m.record ? 'uid' OR m.record -> 'uid' = 'null' THEN 'record has no uid'" \
 "     WHEN m.record ->> 'uid' = '' THEN 'uid of the record is empty'" \
 "     ELSE 'uid of the record is neither text nor an integer' END"

@@ -32,8 +32,11 @@ static const char *const keep_sql =
 "         WHERE l.record_id = p.record_id),"
 "       ARRAY(SELECT q.uid_key FROM uds.pending_references q WHERE q.record_id = p.record_id)"
 "  FROM ({picked}) AS p"
-"  LEFT JOIN uds.records r ON r.id = p.record_id "
+"  {record} "
 "ON CONFLICT DO NOTHING";
+
+static const char *const record_condition =
+"r.id = p.record_id";
 
 /* Those that change or are seen first as deleted. */
 static const char *const changing_sql =
@@ -49,15 +52,22 @@ static const char *const changing_sql =
 static const char *const losing_sql =
 " UNION "
 "SELECT l.record_id, l.resource, l.resource_pk"
-"  FROM uds_work w"
-"  JOIN uds.record_resources l ON l.resource = '{resource}' AND l.resource_pk = w.pk::text"
-"  JOIN uds.records r ON r.id = l.record_id AND r.source_id = $1 AND r.id <> w.record_id"
-" WHERE w.link = 'matched'"
+"  FROM (SELECT m.* FROM uds_work m WHERE m.link = 'matched') AS w"
+"  {matched}"
+"  {other}"
 " UNION "
 "SELECT l.record_id, l.resource, l.resource_pk"
-"  FROM uds_leaving x"
-"  JOIN uds.record_resources l ON l.resource = x.resource AND l.resource_pk = x.pk::text"
-" WHERE x.resource = '{resource}'";
+"  FROM (SELECT g.* FROM uds_leaving g WHERE g.resource = '{resource}') AS x"
+"  {leaving}";
+
+static const char *const matched_condition =
+"l.resource = '{resource}' AND l.resource_pk = w.pk::text";
+
+static const char *const other_condition =
+"r.id = l.record_id AND r.source_id = $1 AND r.id <> w.record_id";
+
+static const char *const leaving_condition =
+"l.resource = '{resource}' AND l.resource_pk = x.pk::text";
 
 /* Leavers whose row a record that comes back takes over once more. */
 #define TAKEN_OVER \
@@ -218,6 +228,16 @@ static const char *const disabled_sql =
 " WHERE p.was_disabled "
 "ON CONFLICT DO NOTHING";
 
+/* The statement that keeps the records picked. */
+static char *
+keep_statement(const UdsRun *run, const char *picked)
+{
+	return uds_stage_expand(keep_sql,
+							"record", uds_stage_join(run, "LEFT JOIN", "uds.records", "r",
+													 record_condition),
+							"picked", picked, NULL);
+}
+
 /*
  * Keeps the records in work that the task is about to change, and those whose
  * rows it is about to delete.  To be called when desired is filled and nothing
@@ -230,11 +250,18 @@ uds_journal_note(const UdsRun *run, const UdsResource *resource)
 		uds_filled("uds_leaving");
 	char	   *picked = psprintf("%s%s", changing_sql, losing ? losing_sql : "");
 
-	if (run->kept)
-		uds_stage_exec(run, uds_stage_expand(keep_sql,
-											 "picked", uds_stage_expand(picked,
-																		"resource", resource->name, NULL),
-											 NULL));
+	if (!run->kept)
+		return;
+	picked = uds_stage_expand(picked,
+							  "matched", uds_stage_join(run, "JOIN", "uds.record_resources", "l",
+														matched_condition),
+							  "other", uds_stage_join(run, "JOIN", "uds.records", "r",
+													  other_condition),
+							  "leaving", uds_stage_join(run, "JOIN", "uds.record_resources", "l",
+														leaving_condition),
+							  NULL);
+	uds_stage_exec(run, keep_statement(run, uds_stage_expand(picked, "resource", resource->name,
+															 NULL)));
 }
 
 /*
@@ -256,7 +283,7 @@ void
 uds_journal_note_undo(const UdsRun *run)
 {
 	if (run->kept)
-		uds_stage_exec(run, uds_stage_expand(keep_sql, "picked", undoing_sql, NULL));
+		uds_stage_exec(run, keep_statement(run, undoing_sql));
 }
 
 /*

@@ -83,25 +83,72 @@ compare_entries(const void *a, const void *b)
 }
 
 static void
-put_entry(ReturnSetInfo *result, const Entry *entry)
+put_entry(ReturnSetInfo *result, const Entry *entry, bool is_choice)
 {
-	Datum		values[4];
-	bool		nulls[4] = {entry->uid == NULL, false, entry->main_ord == 0, false};
+	Datum		values[5];
+	bool		nulls[5] = {entry->uid == NULL, false, entry->main_ord == 0, false, false};
 
 	values[0] = entry->uid == NULL ? (Datum) 0 :
 		PointerGetDatum(cstring_to_text_with_len(entry->uid, entry->len));
 	values[1] = Int64GetDatum(entry->ord);
 	values[2] = Int64GetDatum(entry->main_ord);
 	values[3] = BoolGetDatum(entry->is_owner);
+	values[4] = BoolGetDatum(is_choice);
 	tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
+}
+
+/*
+ * Makes one of entries that name the same department, in place; returns how
+ * many are left.
+ */
+static int
+merge_entries(Entry *entries, int count)
+{
+	int			n = 0;
+
+	qsort(entries, count, sizeof(Entry), compare_entries);
+	for (int i = 0; i < count; i++)
+	{
+		Entry	   *entry = &entries[i];
+		Entry	   *last = n > 0 ? &entries[n - 1] : NULL;
+
+		if (last != NULL && last->uid != NULL && entry->uid != NULL &&
+			last->len == entry->len && memcmp(last->uid, entry->uid, entry->len) == 0)
+		{
+			last->is_owner |= entry->is_owner;
+			if (last->main_ord == 0)
+				last->main_ord = entry->main_ord;
+		}
+		else
+			entries[n++] = *entry;
+	}
+	return n;
+}
+
+/* The first that is called main, else the first of all; there is one. */
+static const Entry *
+choose_main(const Entry *entries, int count)
+{
+	const Entry *main = NULL;
+	const Entry *first = entries;
+
+	for (const Entry *entry = entries; entry < entries + count; entry++)
+	{
+		if (entry->main_ord > 0 && (main == NULL || entry->main_ord < main->main_ord))
+			main = entry;
+		if (entry->ord < first->ord)
+			first = entry;
+	}
+	return main != NULL ? main : first;
 }
 
 /*
  * listed(list jsonb, fold boolean)
  *
  * Returns a row for each department in a list: its uid, in lower case if
- * "fold", the first place, the first place where it is called main, and
- * whether the user leads it.  No rows for what is not a list.
+ * "fold", the first place, the first place where it is called main, whether
+ * the user leads it, and whether it is the one to be main if all are there.
+ * No rows for what is not a list.
  */
 Datum
 uds_listed(PG_FUNCTION_ARGS)
@@ -111,7 +158,8 @@ uds_listed(PG_FUNCTION_ARGS)
 	UdsValueList items = {0};
 	JsonbValue	root;
 	Entry	   *entries;
-	Entry	   *last = NULL;
+	const Entry *choice;
+	int			n;
 
 	InitMaterializedSRF(fcinfo, MAT_SRF_USE_EXPECTED_DESC);
 	if (!JB_ROOT_IS_ARRAY(list) || JB_ROOT_IS_SCALAR(list) || JB_ROOT_COUNT(list) == 0)
@@ -122,24 +170,9 @@ uds_listed(PG_FUNCTION_ARGS)
 	entries = palloc_array(Entry, items.count);
 	for (int i = 0; i < items.count; i++)
 		read_entry(&items.items[i], i + 1, fold, &entries[i]);
-	qsort(entries, items.count, sizeof(Entry), compare_entries);
-
-	for (int i = 0; i < items.count; i++)
-	{
-		Entry	   *entry = &entries[i];
-
-		if (last != NULL && last->uid != NULL && entry->uid != NULL &&
-			last->len == entry->len && memcmp(last->uid, entry->uid, entry->len) == 0)
-		{
-			last->is_owner |= entry->is_owner;
-			if (last->main_ord == 0)
-				last->main_ord = entry->main_ord;
-			continue;
-		}
-		if (last != NULL)
-			put_entry((ReturnSetInfo *) fcinfo->resultinfo, last);
-		last = entry;
-	}
-	put_entry((ReturnSetInfo *) fcinfo->resultinfo, last);
+	n = merge_entries(entries, items.count);
+	choice = choose_main(entries, n);
+	for (int i = 0; i < n; i++)
+		put_entry((ReturnSetInfo *) fcinfo->resultinfo, &entries[i], &entries[i] == choice);
 	return (Datum) 0;
 }

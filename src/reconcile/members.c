@@ -65,6 +65,14 @@ static const char *const known_sql =
 
 static const char *const new_main_sql =
 "INSERT INTO uds_referred (pk, department_id)"
+"SELECT a.user_id, a.department_id"
+"  FROM uds_asserted a"
+"  JOIN uds_desired d ON d.pk = a.user_id AND d.is_new"
+" WHERE a.is_choice";
+
+/* The same where some of the departments are not there. */
+static const char *const new_main_left_sql =
+"INSERT INTO uds_referred (pk, department_id)"
 "SELECT a.user_id,"
 "       coalesce((min(ARRAY[a.main_ord, a.department_id]) FILTER (WHERE a.main_ord IS NOT NULL))[2],"
 "                (min(ARRAY[a.ord, a.department_id]))[2])"
@@ -77,8 +85,9 @@ static const char *const new_main_sql =
  * Departments that are not there make a row without one, see below.
  */
 static const char *const assert_sql =
-"INSERT INTO uds_asserted (user_id, department_id, is_owner, main_ord, source_id, priority, ord)"
-"SELECT l.pk, f.pk, e.is_owner, e.main_ord, l.source_id, l.priority, e.ord"
+"INSERT INTO uds_asserted (user_id, department_id, is_owner, main_ord, source_id, priority, ord,"
+"                          is_choice)"
+"SELECT l.pk, f.pk, e.is_owner, e.main_ord, l.source_id, l.priority, e.ord, e.is_choice"
 "  FROM ({live}) AS l"
 " CROSS JOIN LATERAL uds.listed(l.data -> 'departments', l.fold_departments) AS e"
 "  LEFT JOIN uds_department_ref f ON f.source_id = l.source_id AND f.uid_key = e.uid_key";
@@ -95,12 +104,15 @@ static const char *const owners_sql =
 "  FROM uds_department_ref f"
 "  JOIN uds.source_settings s ON s.id = f.source_id"
 "  JOIN uds.source_types t ON t.name = s.type"
-"  JOIN uds.records r ON r.source_id = f.source_id AND r.data_type = 'department'"
-"                    AND r.uid_key = f.uid_key AND NOT r.deleted"
+"  {record}"
 " CROSS JOIN LATERAL"
 "       jsonb_array_elements_text(CASE jsonb_typeof(r.data -> 'owners')"
 "                                      WHEN 'array' THEN r.data -> 'owners'"
 "                                      ELSE '[]' END) AS o (uid)";
+
+static const char *const owners_condition =
+"r.source_id = f.source_id AND r.data_type = 'department'"
+" AND r.uid_key = f.uid_key AND NOT r.deleted";
 
 /* A membership m whose department stays. */
 #define NOT_LEAVING \
@@ -135,11 +147,11 @@ static const char *const main_sql =
 "INSERT INTO uds_referred (pk, department_id)"
 "SELECT s.user_id,"
 "       coalesce(best.main,"
-"                CASE WHEN best.is_still OR h.user_id IS NOT NULL THEN u.main_department_id END,"
+"                CASE WHEN best.is_still OR m.user_id IS NOT NULL THEN u.main_department_id END,"
 "                best.first,"
 "                (SELECT min(m.department_id)"
 "                   FROM uds.department_members m"
-"                  WHERE m.user_id = u.id AND m.source_id = ANY (s.silent)"
+"                  WHERE m.user_id = s.user_id AND m.source_id = ANY (s.silent)"
 "                    AND " NOT_LEAVING "),"
 "                (SELECT x.pk"
 "                   FROM uds_leaving x"
@@ -151,15 +163,16 @@ static const char *const main_sql =
 "                    (min(ARRAY[a.priority, a.source_id, a.ord, a.department_id]))[4] AS first,"
 "                    bool_or(a.department_id = p.main_department_id) AS is_still"
 "               FROM uds_asserted a"
-"               LEFT JOIN uds.users p ON p.id = a.user_id"
+"               {person}"
 "              GROUP BY a.user_id) AS best USING (user_id)"
-"  LEFT JOIN uds.users u ON u.id = s.user_id"
-"  LEFT JOIN (SELECT m.user_id, m.department_id, m.source_id"
-"               FROM uds.department_members m"
-"              WHERE " NOT_LEAVING ") AS h"
-"         ON h.user_id = u.id AND h.department_id = u.main_department_id"
-"        AND (h.source_id IS NULL OR h.source_id = ANY (s.silent))"
+"  {user}"
+"  {main}"
 " WHERE s.decided";
+
+static const char *const main_condition =
+"m.user_id = u.id AND m.department_id = u.main_department_id"
+" AND (m.source_id IS NULL OR m.source_id = ANY (s.silent))"
+" AND " NOT_LEAVING;
 
 /*
  * Who leads a department may change for those, too, whose record leaves their
@@ -181,8 +194,8 @@ static const char *const diff_sql =
 "          FROM uds_asserted a{those}"
 "         GROUP BY a.user_id, a.department_id) AS d"
 "  FULL JOIN (SELECT x.*, s.silent, o.is_owner AS leads"
-"               FROM uds.department_members x"
-"               JOIN uds_member_scope s USING (user_id)"
+"               FROM uds_member_scope s"
+"               {members}"
 "               LEFT JOIN (SELECT w.pk, a.department_id, bool_or(a.is_owner) AS is_owner"
 "                            FROM uds_arrived a"
 "                            JOIN uds_work w ON w.uid_key = a.uid_key"
@@ -261,6 +274,20 @@ static const char *const add_new_sql =
 "  FROM written w"
 "  JOIN uds_desired d ON d.pk = w.user_id";
 
+/* The statement that finds the main departments. */
+static char *
+main_statement(const UdsRun *run)
+{
+	return uds_stage_expand(main_sql,
+							"person", uds_stage_join(run, "LEFT JOIN", "uds.users", "p",
+													 "p.id = a.user_id"),
+							"user", uds_stage_join(run, "LEFT JOIN", "uds.users", "u",
+												   "u.id = s.user_id"),
+							"main", uds_stage_join(run, "LEFT JOIN", "uds.department_members", "m",
+												   main_condition),
+							NULL);
+}
+
 /*
  * Works out the memberships and main departments of the users in desired.
  * Fills referred with the latter.  To be called when the links of all users
@@ -279,14 +306,16 @@ uds_members_desire(const UdsRun *run)
 	uds_stage_exec(run, uds_stage_expand(assert_sql, "live", live, NULL));
 	unresolved = uds_stage_exec(run, drop_unresolved_sql) > 0;
 	uds_stage_analyze(run, "uds_asserted");
-	if (uds_stage_exec(run, owners_sql) > 0)
+	if (uds_stage_exec(run, uds_stage_expand(owners_sql, "record",
+											 uds_stage_join(run, "JOIN", "uds.records", "r",
+															owners_condition), NULL)) > 0)
 	{
 		uds_stage_analyze(run, "uds_owners");
 		uds_stage_exec(run, own_sql);
 	}
-	uds_stage_exec(run, main_sql);
+	uds_stage_exec(run, main_statement(run));
 	if (!run->small)
-		uds_stage_exec(run, new_main_sql);
+		uds_stage_exec(run, unresolved ? new_main_left_sql : new_main_sql);
 	uds_stage_analyze(run, "uds_referred");
 	return unresolved;
 }
@@ -298,7 +327,11 @@ write_differing(const UdsRun *run, const char *those)
 	const char *const writes[] = {withdraw_sql, update_sql, add_sql};
 
 	uds_stage_clear(run, "uds_member_diff");
-	if (uds_stage_exec(run, uds_stage_expand(diff_sql, "those", those, NULL)) == 0)
+	if (uds_stage_exec(run, uds_stage_expand(diff_sql,
+											 "members", uds_stage_join(run, "JOIN",
+																	   "uds.department_members", "x",
+																	   "x.user_id = s.user_id"),
+											 "those", those, NULL)) == 0)
 		return;
 	uds_stage_analyze(run, "uds_member_diff");
 	for (int i = 0; i < lengthof(writes); i++)

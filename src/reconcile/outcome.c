@@ -26,12 +26,12 @@
 
 /*
  * A row counts once, for the gravest of what happened to it; it is created
- * once at the most.
+ * once at the most.  A record may be refused several memberships.
  */
 static const char *const counts_sql =
 "SELECT a.created, count(*) FILTER (WHERE c.rank = 1), count(*) FILTER (WHERE c.rank = 2),"
 "       count(*) FILTER (WHERE c.rank = 3), count(*) FILTER (WHERE c.rank = 4),"
-"       a.linked, a.unlinked, (SELECT count(*) FROM uds_rejected)"
+"       a.linked, a.unlinked, e.failed"
 "  FROM (SELECT count(*) FILTER (WHERE resource <> 'members' AND action = 'create') AS created,"
 "               count(*) FILTER (WHERE resource = 'members' AND action = 'link') AS linked,"
 "               count(*) FILTER (WHERE resource = 'members' AND action = 'unlink') AS unlinked"
@@ -46,7 +46,10 @@ static const char *const counts_sql =
 "                                 WHERE n.resource = d.resource AND n.pk = d.pk"
 "                                   AND n.action = 'create')"
 "              GROUP BY d.resource, d.pk) AS c ON true"
-" GROUP BY a.created, a.linked, a.unlinked";
+" CROSS JOIN (SELECT count(DISTINCT (j.data_type, j.n, j.resource)) FILTER (WHERE j.n > 0)"
+"                    + count(*) FILTER (WHERE (j.n > 0) IS NOT TRUE) AS failed"
+"               FROM uds_rejected j) AS e"
+" GROUP BY a.created, a.linked, a.unlinked, e.failed";
 
 /* Who is set aside altogether needs not be told of a part of the record. */
 static const char *const fold_errors_sql =
@@ -55,9 +58,10 @@ static const char *const fold_errors_sql =
 " WHERE j.pk IS NULL AND o.pk IS NOT NULL"
 "   AND o.n = j.n AND o.data_type = j.data_type AND o.resource = j.resource";
 
+/* Records that came, by the resource that they were set aside from; '' for all. */
 static const char *const failed_by_sql =
 "SELECT jsonb_object_agg(coalesce(j.resource, ''), j.n)"
-"  FROM (SELECT resource, count(*) AS n FROM uds_rejected GROUP BY resource) AS j";
+"  FROM (SELECT resource, count(DISTINCT n) AS n FROM uds_rejected GROUP BY resource) AS j";
 
 /* Rows that go, as a guard counts them. */
 static const char *const going_sql =
@@ -83,13 +87,6 @@ static const char *const before_sql =
 "            FROM uds_changed"
 "           WHERE resource = '{resource}' AND action = 'delete'"
 "             AND (before ->> 'enabled')::boolean)";
-
-/*
- * The least that they can be, which is quick to tell: who is settled is still
- * as before the task, and enabled unless disabled by hand.
- */
-static const char *const settled_sql =
-"SELECT (SELECT count(*) FROM uds_settled) - (SELECT count(*) FROM {table} WHERE NOT enabled)";
 
 static const char *const changes_sql =
 "SELECT seq, resource, pk, uid, action, before, after FROM uds_changed";
@@ -166,6 +163,8 @@ void
 uds_outcome_count(const UdsRun *run, UdsTaskCounts *counts)
 {
 	uds_stage_analyze(run, "uds_changed (resource, pk, action)");
+	if (uds_filled("uds_rejected"))
+		uds_stage_exec(run, fold_errors_sql);
 	uds_stage_exec(run, counts_sql);
 	counts->created = result_number(1);
 	counts->deleted = result_number(2);
@@ -175,9 +174,7 @@ uds_outcome_count(const UdsRun *run, UdsTaskCounts *counts)
 	counts->linked = result_number(6);
 	counts->unlinked = result_number(7);
 	counts->failed = result_number(8);
-	if (counts->failed > 1)
-		counts->failed -= uds_stage_exec(run, fold_errors_sql);
-	if (counts->failed > UDS_MAX_STORED_ERRORS)
+	if (counts->failed > 0)
 	{
 		uds_stage_exec(run, failed_by_sql);
 		counts->failed_by = uds_spi_text(0, 1);
@@ -203,10 +200,9 @@ uds_outcome_guard(const UdsRun *run)
 
 		if (going <= source->guard_min)
 			continue;
-		if (resources[i] == &uds_users &&
-			going <= uds_stage_count(run, uds_stage_expand(settled_sql, "table",
-														   resources[i]->table, NULL))
-			* source->guard_percent / 100)
+
+		/* the least that there were, which is known: who is settled stays enabled */
+		if (resources[i] == &uds_users && going <= run->settled * source->guard_percent / 100)
 			continue;
 		before = uds_stage_count(run, uds_stage_expand(before_sql,
 													   "resource", resource,

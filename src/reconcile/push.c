@@ -34,13 +34,11 @@ PG_FUNCTION_INFO_V1(uds_push);
 #define MAX_NAME 100
 
 /*
- * $1 task, $2 the resource, $3 how many records failed for each of them if not
- * all errors are stored.
+ * $1 task, $2 the resource, $3 how many records failed for each of them; not
+ * all errors may be stored, and one record may have several.
  */
 static const char *const failed_sql =
-"SELECT CASE WHEN $3 IS NULL THEN count(*)"
-"            ELSE coalesce(($3 ->> '')::bigint, 0) + coalesce(($3 ->> $2)::bigint, 0)"
-"       END,"
+"SELECT coalesce(($3 ->> '')::bigint, 0) + coalesce(($3 ->> $2)::bigint, 0),"
 "       coalesce(jsonb_agg(jsonb_build_object('record', e.record, 'message', e.message)"
 "                          ORDER BY e.seq), '[]')"
 "  FROM uds.task_errors e"
@@ -180,18 +178,17 @@ static void
 add_part(StringInfo reply, const char *name, const char *means,
 		 const UdsTask *task, const Envelope *envelope)
 {
-	const char *failed_by = task->counts.failed_by;
 	int64		failed = 0;
 	char	   *records = "[]";
 
 	if (task->counts.failed > 0)
 	{
 		Oid			types[3] = {INT8OID, TEXTOID, JSONBOID};
-		Datum		values[3] = {Int64GetDatum(task->id), CStringGetTextDatum(means)};
+		Datum		values[3] = {Int64GetDatum(task->id), CStringGetTextDatum(means),
+			DirectFunctionCall1(jsonb_in, CStringGetDatum(task->counts.failed_by))
+		};
 
-		if (failed_by != NULL)
-			values[2] = DirectFunctionCall1(jsonb_in, CStringGetDatum(failed_by));
-		uds_spi_exec(failed_sql, 3, types, values, failed_by == NULL ? "  n" : NULL);
+		uds_spi_exec(failed_sql, 3, types, values, NULL);
 		failed = pg_strtoint64(uds_spi_text(0, 1));
 		records = uds_spi_text(0, 2);
 	}

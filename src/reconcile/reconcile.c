@@ -115,7 +115,7 @@ refuse_vanished(const UdsRun *run)
 
 /* Departments: all but their deletion. */
 static void
-apply_departments(const UdsRun *run, UdsTaskCounts *counts)
+apply_departments(UdsRun *run, UdsTaskCounts *counts)
 {
 	uds_records_compare(run, &uds_departments, 0);
 	if (!uds_filled("uds_work"))
@@ -146,16 +146,20 @@ withdraw_departments(const UdsRun *run)
 	uds_departments_mark_leaves(run);
 }
 
+/* of so many settled, one left is few */
+#define FEW_LEFT 10
+
 /* Users and memberships. */
 static void
-apply_users(const UdsRun *run, UdsTaskCounts *counts)
+apply_users(UdsRun *run, UdsTaskCounts *counts)
 {
-	int64		settled = uds_settled_find(run);
 	bool		unresolved = false;
 	bool		standing;
 
-	counts->unchanged += settled;
-	uds_records_compare(run, &uds_users, settled);
+	run->settled = uds_settled_find(run);
+	run->few_left = counts->fetched - run->settled < run->settled / FEW_LEFT;
+	counts->unchanged += run->settled;
+	uds_records_compare(run, &uds_users, run->settled);
 	uds_pending_recall(run, &uds_users);
 	if (!uds_filled("uds_work"))
 		return;
@@ -187,7 +191,7 @@ static const struct
 {
 	const char *name;
 	const char *data_type;
-	void		(*apply) (const UdsRun *run, UdsTaskCounts *counts);
+	void		(*apply) (UdsRun *run, UdsTaskCounts *counts);
 	void		(*withdraw) (const UdsRun *run);	/* what it left for the end */
 }			builtins[] =
 {
@@ -211,7 +215,7 @@ find_builtin(const UdsEntry *entry)
  * is written, so that foreign keys and unique values stand in nobody's way.
  */
 static void
-apply_resources(const UdsRun *run, UdsTaskCounts *counts)
+apply_resources(UdsRun *run, UdsTaskCounts *counts)
 {
 	List	   *entries = run->entries;
 	List	   *needed = NIL;
@@ -397,7 +401,7 @@ uds_run_prepare(UdsRun *run, const UdsTask *task, const UdsSource *source, bool 
 
 /* Everything that writes target tables and our own records of them. */
 static void
-apply(const UdsRun *run, const UdsPages *pages, UdsTaskCounts *counts)
+apply(UdsRun *run, const UdsPages *pages, UdsTaskCounts *counts)
 {
 	uds_progress_phase(UDS_PHASE_APPLY);
 	apply_resources(run, counts);
@@ -411,9 +415,9 @@ apply(const UdsRun *run, const UdsPages *pages, UdsTaskCounts *counts)
  * *status receives the status that the task ends with.
  */
 static char *
-judge(const UdsRun *run, const UdsPages *pages, const char **status)
+judge(const UdsRun *run, const UdsPages *pages, const UdsTaskCounts *counts, const char **status)
 {
-	char	   *reason;
+	char	   *reason = NULL;
 
 	if (strcmp(run->task->kind, "preview") == 0)
 	{
@@ -423,7 +427,8 @@ judge(const UdsRun *run, const UdsPages *pages, const char **status)
 	*status = "blocked";
 	if (pages->shown != 0 && uds_outcome_differs(run, pages->shown))
 		return "what was approved would come out differently now; nothing was written: look at this task's uds.changes and approve it instead";
-	reason = run->guarded ? uds_outcome_guard(run) : NULL;
+	if (run->guarded && counts->disabled + counts->deleted > 0)
+		reason = uds_outcome_guard(run);
 	return reason;
 }
 
@@ -486,7 +491,7 @@ uds_reconcile(UdsTask *task, const UdsSource *source,
 	apply(&run, pages, counts);
 	counts->complete = pages->complete ? 1 : 0;
 	*message = summarize(pages, counts);
-	obstacle = judge(&run, pages, &status);
+	obstacle = judge(&run, pages, counts, &status);
 	if (obstacle != NULL)
 	{
 		UdsKept    *kept = uds_outcome_keep(&run);

@@ -42,8 +42,15 @@ static const char *const compare_sql =
 "          FROM uds_incoming i{unsettled}"
 "         WHERE i.data_type = '{data_type}') AS i"
 "  LEFT JOIN {known}"
-"  LEFT JOIN uds.record_resources l ON l.record_id = r.id AND l.resource = '{resource}'"
-"  LEFT JOIN {table} t ON t.id = l.resource_pk::bigint";
+"  {link}"
+"  {row}";
+
+/* The links of a record r and the row that it stands behind. */
+static const char *const link_condition =
+"l.record_id = r.id AND l.resource = '{resource}'";
+
+static const char *const row_condition =
+"t.id = l.resource_pk::bigint";
 
 static const char *const known_sql =
 "uds.records r ON r.source_id = $1"
@@ -60,12 +67,6 @@ static const char *const known_one_sql =
 "          WHERE k.source_id = $1 AND k.data_type = '{data_type}'"
 "            AND k.uid_key = i.uid_key"
 "         OFFSET 0) AS r ON true";
-
-/* one of so many settled is few */
-#define FEW_LEFT 10
-
-static const char *const count_sql =
-"SELECT count(*) FROM uds_incoming";
 
 /* Numbers are compared first, and only then what is long is fetched. */
 static const char *const unsettled_sql =
@@ -95,9 +96,9 @@ static const char *const missing_sql =
 "                            WHERE j.data_type = '{data_type}'"
 "                              AND (j.uid IS NULL OR j.uid = k.uid OR lower(j.uid) = k.uid_key))"
 "        OFFSET 0) AS m"
-"  JOIN uds.records r ON r.id = m.id"
-"  LEFT JOIN uds.record_resources l ON l.record_id = r.id AND l.resource = '{resource}'"
-"  LEFT JOIN {table} t ON t.id = l.resource_pk::bigint";
+"  {record}"
+"  {link}"
+"  {row}";
 
 static const char *const insert_sql =
 "INSERT INTO uds.records (id, source_id, data_type, uid, uid_key, data, last_data, deleted,"
@@ -116,7 +117,11 @@ static const char *const update_sql =
 "   SET uid = w.uid, data = w.data, last_data = r.data, deleted = w.gone,"
 "       changed_at = now(), task_id = $2, restored = NULL"
 "  FROM uds_work w"
-" WHERE r.id = w.record_id AND w.is_changed AND NOT w.is_new";
+" WHERE r.id = w.record_id AND w.is_changed AND NOT w.is_new{few}";
+
+/* So that few are looked up: who is updated cannot be joined row by row. */
+static const char *const update_few_sql =
+"   AND r.id = ANY (ARRAY(SELECT f.record_id FROM uds_work f WHERE f.is_changed AND NOT f.is_new))";
 
 /* A new link replaces one to a row that is gone. */
 static const char *const unlink_sql =
@@ -225,24 +230,34 @@ uds_record_hash(PG_FUNCTION_ARGS)
 void
 uds_records_compare(const UdsRun *run, const UdsResource *resource, int64 settled)
 {
-	bool		few;
+	bool		few = run->small || run->few_left;
+	const char *link;
+	const char *row;
 	char	   *sql;
 
 	uds_stage_clear(run, "uds_work");
 	if (!uds_run_may_have(run, resource->data_type))
 		return;
-	few = run->small ||
-		(settled > 0 && uds_stage_count(run, count_sql) - settled < settled / FEW_LEFT);
+	link = uds_stage_join(run, "LEFT JOIN", "uds.record_resources", "l", link_condition);
+	row = uds_stage_join(run, "LEFT JOIN", "{table}", "t", row_condition);
 	sql = expand(run, resource,
 				 uds_stage_expand(compare_sql,
 								  "unsettled", settled > 0 ? unsettled_sql : "",
-								  "known", few ? known_one_sql : known_sql, NULL));
+								  "known", few ? known_one_sql : known_sql,
+								  "link", link,
+								  "row", row, NULL));
 	if (few)
 		uds_stage_write(run, sql);
 	else
 		uds_stage_exec(run, sql);
 	if (run->complete && strcmp(run->source->on_missing, "keep") != 0)
-		uds_stage_exec(run, expand(run, resource, missing_sql));
+	{
+		sql = uds_stage_expand(missing_sql,
+							   "record", uds_stage_join(run, "JOIN", "uds.records", "r", "r.id = m.id"),
+							   "link", link,
+							   "row", row, NULL);
+		uds_stage_exec(run, expand(run, resource, sql));
+	}
 	uds_stage_analyze(run, "uds_work (record_id, uid_key, pk, link)");
 }
 
@@ -289,7 +304,9 @@ uds_records_store(const UdsRun *run, const UdsResource *resource)
 						uds_stage_expand(new_sql, "hash",
 										 run->small ? "" : ", uds.record_hash(w.data)", NULL)));
 	if (updates)
-		uds_stage_exec(run, expand(run, resource, update_sql));
+		uds_stage_exec(run, expand(run, resource,
+								   uds_stage_expand(update_sql, "few",
+													run->few_left ? update_few_sql : "", NULL)));
 	if (relinks)
 		uds_stage_exec(run, expand(run, resource, unlink_sql));
 	if (matches)

@@ -79,7 +79,8 @@ static const char *const single_sql =
 
 /*
  * A protected row neither leaves nor is disabled; one that no sync made is
- * disabled where another would be deleted.
+ * disabled where another would be deleted.  Few leave: they are looked up one
+ * by one, which an EXISTS is not.
  */
 static const char *const desire_sql =
 "INSERT INTO uds_desired (n, pk, uid, merged, is_new, leave, noted, was_disabled, is_disabled)"
@@ -97,17 +98,18 @@ static const char *const desire_sql =
 "               o.resource_pk IS NOT NULL AND NOT (o.by_hand AND p.policy IS NULL) AS was_disabled,"
 "               {may_leave} AS may_leave,"
 "               p.policy = 'delete'"
-"               AND EXISTS (SELECT 1"
-"                             FROM uds.record_resources l"
-"                            WHERE l.resource = '{resource}'"
-"                              AND l.resource_pk = p.pk::text AND l.created) AS is_ours"
+"               AND coalesce((SELECT true"
+"                               FROM uds.record_resources l"
+"                              WHERE l.resource = '{resource}'"
+"                                AND l.resource_pk = p.pk::text AND l.created"
+"                              LIMIT 1), false) AS is_ours"
 "          FROM ({people}) AS p"
 "          LEFT JOIN uds.disabled_rows o ON o.resource = '{resource}'"
 "                                       AND o.resource_pk = p.pk::text) AS q";
 
 /*
  * Only the rows that differ are looked at again and written.  OFFSET keeps the
- * two images from being made again for each column that is compared.
+ * images from being made again for each column that is compared.
  */
 static const char *const compare_sql =
 "INSERT INTO uds_differing (n, pk, uid, action, before, after)"
@@ -121,12 +123,12 @@ static const char *const compare_sql =
 "       (SELECT jsonb_object_agg(a.key, a.value)"
 "          FROM jsonb_each(s.after) AS a"
 "         WHERE a.value IS DISTINCT FROM s.before -> a.key)"
-"  FROM (SELECT n.n, n.pk, n.uid, {enabled} AS enabled, (n.old).enabled AS old_enabled,"
-"               to_jsonb(n.old) - 'updated_at' AS before,"
-"               (to_jsonb(n.old) - 'updated_at')"
-"               || jsonb_build_object({pairs}) AS after"
-"          FROM ({new}) AS n"
-"         WHERE record_image_ne(ROW({values}), ROW({old}))"
+"  FROM (SELECT n.*, n.before || jsonb_build_object({pairs}) AS after"
+"          FROM (SELECT n.*, {enabled} AS enabled, (n.old).enabled AS old_enabled,"
+"                       to_jsonb(n.old) - 'updated_at' AS before"
+"                  FROM ({new}) AS n"
+"                 WHERE record_image_ne(ROW({values}), ROW({old}))"
+"                OFFSET 0) AS n"
 "        OFFSET 0) AS s";
 
 /* Writes rows and tells of those among them that differ. */
@@ -135,7 +137,7 @@ static const char *const compare_sql =
 "     (UPDATE {table} AS t" \
 "         SET ({columns}) = ROW({values}), updated_at = now()" \
 "        FROM ({written}) AS n" \
-"       WHERE t.id = n.pk" \
+"       WHERE t.id = n.pk{few}" \
 "   RETURNING t.id)" \
 "INSERT INTO uds_changed (resource, pk, uid, action, before, after)" \
 "SELECT '{resource}', x.pk::text, x.uid, x.action, x.before, x.after" \
@@ -147,13 +149,23 @@ static const char *const new_sql =
 "SELECT d.*, u AS old, jsonb_populate_record(u, d.merged) AS p,"
 "       f.department_id AS reference, f.pk IS NOT NULL AS reference_known"
 "  FROM uds_desired d"
-"  JOIN {table} u ON u.id = d.pk"
+"  {present}"
 "  LEFT JOIN uds_referred f ON f.pk = d.pk"
 " WHERE NOT d.is_new AND d.leave IS DISTINCT FROM 'delete'{differing}{rows}"
 " OFFSET 0";
 
+static const char *const present_sql =
+"JOIN {table} u ON u.id = d.pk";
+
+/* Few, see uds_stage_join(); a row as a value. */
+static const char *const present_few_sql =
+"JOIN LATERAL (SELECT k AS u FROM {table} k WHERE k.id = d.pk OFFSET 0) AS h ON true";
+
 static const char *const update_sql =
 "WITH" WRITTEN;
+
+static const char *const update_few_sql =
+" AND t.id = ANY (ARRAY(SELECT x.pk FROM uds_differing x))";
 
 /*
  * Both at once, for few rows: what they should be is made once.  Those that
@@ -325,7 +337,7 @@ expand(const UdsResource *resource, const char *sql)
 							"unsettable", resource->unsettable,
 							"reference_column", resource->reference,
 							"may_leave", resource->has_protected ?
-							"NOT EXISTS (SELECT 1 FROM uds.users u WHERE p.policy IS NOT NULL AND u.id = p.pk AND u.protected)" :
+							"(p.policy IS NULL OR NOT coalesce((SELECT u.protected FROM uds.users u WHERE u.id = p.pk), false))" :
 							"true",
 							NULL);
 }
@@ -440,8 +452,9 @@ static bool
 update_rows(const UdsRun *run, const UdsResource *resource, const UdsColumns *columns)
 {
 	const char *const words[] = UPDATE_WORDS(resource, columns);
-	char	   *new_all = uds_stage_expand(new_sql, "differing", "", NULL);
-	char	   *new_differing = uds_stage_expand(new_sql, "differing",
+	const char *present = run->few_left ? present_few_sql : present_sql;
+	char	   *new_all = uds_stage_expand(new_sql, "present", present, "differing", "", NULL);
+	char	   *new_differing = uds_stage_expand(new_sql, "present", present, "differing",
 												 " AND d.pk IN (SELECT x.pk FROM uds_differing x)",
 												 NULL);
 	int64		wanted;
@@ -455,7 +468,8 @@ update_rows(const UdsRun *run, const UdsResource *resource, const UdsColumns *co
 		return refused;
 	uds_stage_analyze(run, "uds_differing");
 	refused |= write_rows(run, resource, uds_stage_expand(update_sql, "written", new_differing,
-														  "told", "uds_differing", NULL),
+														  "told", "uds_differing",
+														  "few", run->few_left ? update_few_sql : "", NULL),
 						  words, &written);
 	return set_aside_left_out(run, resource, "uds_differing", not_updated_sql,
 							  wanted, written) || refused;
@@ -478,10 +492,12 @@ uds_rows_update_only(const UdsRun *run, const UdsResource *resource)
 		facts.inserts > 0 || facts.deletes || facts.notes)
 		return false;
 	sql = uds_stage_expand(compare_and_update_sql,
-						   "new", uds_stage_expand(new_sql, "differing", "", "rows", "", NULL),
+						   "new", uds_stage_expand(new_sql, "present", present_sql,
+												   "differing", "", "rows", "", NULL),
 						   "compare", uds_stage_expand(compare_sql, "new", "TABLE wanted", NULL),
 						   "written", "TABLE wanted",
-						   "told", "differing", NULL);
+						   "told", "differing",
+						   "few", "", NULL);
 	uds_stage_clear(run, "uds_differing");
 	if (!uds_stage_attempt(run, uds_stage_expand_words(expand(resource, sql), words)))
 		return false;

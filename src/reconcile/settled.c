@@ -53,7 +53,7 @@ static const char *const alone_sql =
 "                    WHERE ol.resource = 'users' AND ol.resource_pk = l.resource_pk"
 "                      AND o.source_id <> $1 AND NOT o.deleted)";
 
-/* Rows that differ from what their record makes of them, or are gone. */
+/* Rows that differ from what their record makes of them, are gone, or disabled by hand. */
 static const char *const rows_sql =
 "INSERT INTO uds_suspect (pk)"
 "SELECT n.pk"
@@ -63,7 +63,7 @@ static const char *const rows_sql =
 "          FROM uds_settled k"
 "          LEFT JOIN {table} u ON u.id = k.pk"
 "        OFFSET 0) AS n"
-" WHERE (n.old).id IS NULL OR record_image_ne(ROW({values}), ROW({old}))";
+" WHERE (n.old).id IS NULL OR NOT (n.old).enabled OR record_image_ne(ROW({values}), ROW({old}))";
 
 /* Limits a record to the columns that its source may set. */
 static const char *const settable_sql =

@@ -130,7 +130,7 @@ static const char *const create_sql[] = {
 	 */
 	"CREATE TEMP TABLE uds_asserted"
 	"(user_id bigint, department_id bigint, is_owner boolean, main_ord bigint,"
-	" source_id bigint, priority integer, ord bigint)",
+	" source_id bigint, priority integer, ord bigint, is_choice boolean)",
 
 	/*
 	 * users whose memberships this task decides; silent: sources whose record
@@ -390,6 +390,21 @@ uds_stage_expand(const char *sql,...)
 	}
 	va_end(args);
 	return uds_stage_expand_words(sql, words);
+}
+
+/*
+ * Returns a join, "kind", of a large table with what comes before it.  The
+ * planner would rather read all of it than look up one in a hundred rows;
+ * where few users are left it is told to.  The result is palloc'd.
+ */
+char *
+uds_stage_join(const UdsRun *run, const char *kind, const char *table, const char *alias,
+			   const char *condition)
+{
+	if (!run->few_left)
+		return psprintf("%s %s %s ON %s", kind, table, alias, condition);
+	return psprintf("%s LATERAL (SELECT %s.* FROM %s %s WHERE %s OFFSET 0) AS %s ON true",
+					kind, alias, table, alias, condition, alias);
 }
 
 /* See uds_stage_exec().  Returns the level of settings to go back from. */

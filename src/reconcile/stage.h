@@ -49,6 +49,8 @@ typedef struct UdsRun
 	bool		guarded;		/* too many leavers block it */
 	bool		kept;			/* its change set goes to uds.changes */
 	bool		small;			/* few records, and no more than those */
+	int64		settled;		/* users that need nothing */
+	bool		few_left;		/* nearly all do not */
 	const char *pushed;			/* data type of all its records, or NULL */
 	bool		watched;		/* target tables have triggers of other people */
 	List	   *entries;		/* of UdsEntry *: resources, in order */
@@ -135,6 +137,8 @@ extern void uds_stage_claim_small(const char *name);
 extern void uds_stage_clear(const UdsRun *run, const char *relation);
 extern void uds_stage_analyze(const UdsRun *run, const char *relation);
 extern char *uds_stage_expand_words(const char *sql, const char *const *words);
+extern char *uds_stage_join(const UdsRun *run, const char *kind, const char *table,
+							const char *alias, const char *condition);
 extern char *uds_stage_expand(const char *sql,...);
 extern uint64 uds_stage_exec(const UdsRun *run, const char *sql);
 extern uint64 uds_stage_write(const UdsRun *run, const char *sql);
