@@ -12,6 +12,7 @@
 #include "utils/memutils.h"
 
 #include "connector/engine.h"
+#include "connector/redact.h"
 #include "uds.h"
 
 /* besides the options: token, the one before it, cursor, value */
@@ -67,7 +68,8 @@ add_variable(UdsVariable *variable, const char *name, const char *value,
 
 /*
  * The variables that the templates of a request may ask for, all secrets
- * among them, in the current memory context.
+ * among them, in the current memory context.  Without a request: those that
+ * do not depend on it.
  */
 UdsVariable *
 uds_call_variables(const UdsRun *run, const UdsCall *request, int *count)
@@ -80,8 +82,9 @@ uds_call_variables(const UdsRun *run, const UdsCall *request, int *count)
 	add_variable(&variables[n++], "token", run->token, true);
 	/* no template can ask for it, but answers under way may still name it */
 	add_variable(&variables[n++], "", run->old_token, true);
-	add_variable(&variables[n++], "cursor", request->cursor, false);
-	if (request->value != NULL)
+	if (request != NULL)
+		add_variable(&variables[n++], "cursor", request->cursor, false);
+	if (request != NULL && request->value != NULL)
 		add_variable(&variables[n++], request->stream->parent_as,
 					 request->value, false);
 	*count = n;
@@ -276,7 +279,15 @@ describe(const UdsRun *run, UdsCall *request, const UdsVariable *variables,
 	Filler		filler = {variables, count, UDS_REDACTED};
 	char	   *url = make_url(run, request, &filler);
 	char	   *body = make_body(request->spec, &filler);
-	const char *path = strstr(url, "://");
+	const char *path;
+
+	/* cursors and values of for_each are the service's own, and may be odd */
+	url = uds_text_redacted(run, request, url, strlen(url),
+							UDS_SECRET_IN_MESSAGE, NULL);
+	if (body != NULL)
+		body = uds_text_redacted(run, request, body, strlen(body),
+								 UDS_SECRET_IN_MESSAGE, NULL);
+	path = strstr(url, "://");
 
 	request->shown = psprintf("%s %s%s%s", request->spec->method, url,
 							  body ? " " : "", body ? body : "");

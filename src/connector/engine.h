@@ -45,7 +45,7 @@ typedef struct UdsAnswer
 	bool		wait_exact;		/* the wait is the service's own, not ours */
 	int			concurrency;	/* THROTTLED: requests in flight, 0 = as before */
 	const char *cursor;			/* GOOD: of the next page, NULL = none */
-	const char *token;			/* GOOD, of a token request */
+	const char *token;			/* of a token request, also if not GOOD */
 	int64		lifetime;		/* seconds */
 } UdsAnswer;
 
@@ -58,8 +58,11 @@ typedef struct UdsCall
 	const UdsStreamSpec *stream;	/* NULL: it asks for a token */
 	const char *value;			/* for_each value, or NULL */
 	const char *cursor;			/* or NULL */
+	int64		page;			/* of its listing, from 0 */
+	const char *mark;			/* an earlier cursor of it, or NULL */
 	bool		restarted;		/* its listing began anew already */
 	int			faults;			/* passing faults so far */
+	int64		spent;			/* ms that they took */
 	int			throttles;
 	bool		reauthed;		/* sent again with another token already */
 	uint64		token_serial;	/* the token it was sent with */
@@ -126,6 +129,11 @@ extern char *uds_call_base_url(const UdsRun *run,
 extern void uds_response_judge(UdsRun *run, UdsCall *request);
 
 /* text.c */
+extern char *uds_text_redacted(const UdsRun *run, const UdsCall *request,
+							   const char *text, size_t len,
+							   size_t shortest, size_t *out_len);
+extern char *uds_text_page(const UdsRun *run, const UdsCall *request,
+						   const char *text, size_t len, size_t *out_len);
 extern char *uds_text_shown(const UdsRun *run, const UdsCall *request,
 							const char *text, size_t len);
 

@@ -277,10 +277,21 @@ give_up(UdsCall *request, int tries)
 	}
 }
 
+/*
+ * A passing fault: the request is to be sent again.  But not where the tries
+ * that failed took longer than one and a half may: a service that says
+ * nothing is waited for twice, not five times.
+ */
 static void
 repeat(UdsRun *run, UdsCall *request)
 {
-	if (request->faults++ < run->retries)
+	const UdsHttpResponse *response = request->response;
+	int64		limit = uds_http_timeout;
+
+	if (response->fault == UDS_HTTP_RESOLVE || response->fault == UDS_HTTP_CONNECT)
+		limit = Min(limit, uds_http_connect_timeout);
+	request->spent += response->elapsed;
+	if (request->faults++ < run->retries && request->spent < limit + limit / 2)
 		wait_until(run, request, uds_clock() +
 				   uds_backoff_delay(request->faults, uds_http_retry_delay,
 									 Max(MAX_DELAY, uds_http_retry_delay),

@@ -13,11 +13,13 @@
 
 #include "connector/engine.h"
 #include "connector/jsonpick.h"
+#include "connector/redact.h"
 #include "uds.h"
 
 /*
- * Hands a response, or the loss of one, to the raw log.  Of a token reply
- * the body goes along only if it is an error, of no error anything secret.
+ * Hands a response, or the loss of one, to the raw log, without anything
+ * secret.  Of a token reply the body goes along only if it is an error and
+ * has no token in it.
  */
 void
 uds_hook_page(UdsRun *run, const UdsCall *request, bool usable)
@@ -36,27 +38,26 @@ uds_hook_page(UdsRun *run, const UdsCall *request, bool usable)
 	if (request->value != NULL)
 	{
 		StringInfoData context;
+		char	   *value = uds_text_page(run, request, request->value,
+										  strlen(request->value), NULL);
 
 		initStringInfo(&context);
 		appendStringInfo(&context, "{\"%s\": \"", request->stream->parent_as);
-		uds_template_escape(&context, request->value, UDS_ESCAPE_JSON);
+		uds_template_escape(&context, value, UDS_ESCAPE_JSON);
 		appendStringInfoString(&context, "\"}");
 		page.context = context.data;
 	}
 	if (response->fault == UDS_HTTP_OK && response->body != NULL)
 	{
-		page.body = response->body;
-		page.body_len = response->body_len;
-		if (!usable)
-		{
-			int			count;
-			UdsVariable *variables = uds_call_variables(run, request, &count);
-
-			page.body = uds_template_redact(response->body, response->body_len,
-											variables, count, UDS_REDACTED,
-											&page.body_len);
-		}
-		if (request->stream == NULL && !request->answer.is_error)
+		if (usable)
+			page.body = uds_text_page(run, request, response->body,
+									  response->body_len, &page.body_len);
+		else
+			page.body = uds_text_redacted(run, request, response->body,
+										  response->body_len,
+										  UDS_SECRET_IN_MESSAGE, &page.body_len);
+		if (request->stream == NULL &&
+			(!request->answer.is_error || request->answer.token != NULL))
 		{
 			/* a secret; its size is none */
 			page.body = NULL;

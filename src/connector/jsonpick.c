@@ -24,6 +24,9 @@
 
 #define MAX_NAME 256
 
+/* values of one document: a tree of so many takes some 400 MB */
+#define MAX_VALUES 4000000
+
 typedef struct Step
 {
 	bool		is_index;
@@ -219,26 +222,33 @@ uds_json_mend(const char *json, size_t len)
 }
 
 /*
- * Whether brackets are nested deeper than cJSON follows them.  To be asked
- * before a recursive parser that only the stack's size stops.
+ * Why a text is not to be parsed, as the end of a phrase, or NULL.  To be
+ * asked before a parser that makes a tree of it, and takes some hundred bytes
+ * for a value of two, and before a recursive one that only the stack's size
+ * stops.
  */
-bool
-uds_json_too_deep(const char *json, size_t len)
+const char *
+uds_json_refuse(const char *json, size_t len)
 {
 	int			depth = 0;
+	int			values = 0;
 	bool		quoted = false;
 
 	for (size_t i = 0; i < len; i++)
 	{
 		if (json[i] == '"')
 			quoted = !quoted;
-		else if (quoted && json[i] == '\\')
-			i++;
-		else if (!quoted && (json[i] == '[' || json[i] == '{') &&
-				 ++depth > CJSON_NESTING_LIMIT)
-			return true;
-		else if (!quoted && (json[i] == ']' || json[i] == '}'))
+		else if (quoted)
+			i += json[i] == '\\' ? 1 : 0;
+		else if (json[i] == ']' || json[i] == '}')
 			depth--;
+		else if (json[i] == ',' || json[i] == '[' || json[i] == '{')
+		{
+			if (++values > MAX_VALUES)
+				return "of too many values";
+			if (json[i] != ',' && ++depth > CJSON_NESTING_LIMIT)
+				return "that is nested too deeply";
+		}
 	}
-	return false;
+	return NULL;
 }

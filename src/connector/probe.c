@@ -10,6 +10,7 @@
 #include "postgres.h"
 
 #include "connector/engine.h"
+#include "connector/redact.h"
 
 typedef struct Probe
 {
@@ -43,6 +44,15 @@ describe_answer(const UdsCall *request)
 					answer->hint ? answer->hint : "");
 }
 
+/* What became of a request without an answer; the host may be a secret. */
+static char *
+describe_fault(const UdsRun *run, const UdsHttpResponse *response)
+{
+	return pstrdup(uds_text_redacted(run, NULL, response->fault_text,
+									 strlen(response->fault_text),
+									 UDS_SECRET_IN_MESSAGE, NULL));
+}
+
 /*
  * Asks for the base URL.  Any response will do: it shows that the name
  * resolves, that the address may be talked to, and that TLS works.
@@ -54,13 +64,15 @@ try_address(Probe *probe)
 	UdsRequestSpec none = {0};
 	UdsHttpRequest http = {0};
 	UdsHttpResponse *response;
-	char	   *url = uds_call_base_url(run, &none);
-	bool		https = strncmp(url, "https:", 6) == 0;
+	char	   *base_url = uds_call_base_url(run, &none);
+	char	   *url = uds_text_redacted(run, NULL, base_url, strlen(base_url),
+										UDS_SECRET_IN_MESSAGE, NULL);
+	bool		https = strncmp(base_url, "https:", 6) == 0;
 	char	   *answered;
 	bool		ok;
 
 	http.method = "GET";
-	http.url = psprintf("%s/", url);
+	http.url = psprintf("%s/", base_url);
 	uds_http_send(run->client, &http);
 	response = uds_http_next(run->client, -1);
 	run->totals.requests++;
@@ -73,11 +85,11 @@ try_address(Probe *probe)
 	if (ok || response->fault == UDS_HTTP_TLS)
 		add_step(probe, "address", true, answered);
 	else
-		add_step(probe, "address", false, psprintf("%s: %s", url, response->fault_text));
+		add_step(probe, "address", false, psprintf("%s: %s", url, describe_fault(run, response)));
 	if (https && ok)
 		add_step(probe, "tls", true, "the certificate is good");
 	else if (response->fault == UDS_HTTP_TLS)
-		add_step(probe, "tls", false, pstrdup(response->fault_text));
+		add_step(probe, "tls", false, describe_fault(run, response));
 	uds_http_free(response);
 	return ok;
 }

@@ -14,11 +14,13 @@
 #include "connector/backoff.h"
 #include "connector/engine.h"
 #include "connector/jsonpick.h"
+#include "connector/redact.h"
 
 /* What steers the fetch, picked out of a body. */
 typedef struct Document
 {
 	bool		parsed;
+	const char *refused;		/* why it was not even tried, or NULL */
 	char	   *code;			/* NULL = none in it */
 	char	   *message;
 	bool		has_list;		/* what the stream expects is there */
@@ -75,6 +77,9 @@ read_document(const UdsRun *run, const UdsCall *request, Document *document)
 	const UdsErrorsSpec *errors = &run->manifest->errors;
 	cJSON	   *root;
 
+	document->refused = uds_json_refuse(response->body, response->body_len);
+	if (document->refused != NULL)
+		return;
 	root = cJSON_ParseWithLength(uds_json_mend(response->body, response->body_len),
 								 response->body_len);
 	if (root == NULL)
@@ -106,8 +111,11 @@ conclude(UdsAnswer *answer, UdsVerdict verdict, int sqlstate, char *what)
 
 /* No complete response came. */
 static void
-judge_fault(const UdsHttpResponse *response, UdsAnswer *answer)
+judge_fault(UdsRun *run, UdsCall *request)
 {
+	const UdsHttpResponse *response = request->response;
+	UdsAnswer  *answer = &request->answer;
+	const char *what = response->fault_text;
 	UdsVerdict	verdict = UDS_VERDICT_AGAIN;
 	int			sqlstate = ERRCODE_CONNECTION_FAILURE;
 
@@ -129,9 +137,12 @@ judge_fault(const UdsHttpResponse *response, UdsAnswer *answer)
 		default:
 			break;
 	}
-	conclude(answer, verdict, sqlstate,
-			 pstrdup(response->fault_text ? response->fault_text :
-					 uds_http_fault_name(response->fault)));
+	if (what == NULL)
+		what = uds_http_fault_name(response->fault);
+	/* the host may come from a secret option */
+	what = uds_text_redacted(run, request, what, strlen(what),
+							 UDS_SECRET_IN_MESSAGE, NULL);
+	conclude(answer, verdict, sqlstate, pstrdup(what));
 }
 
 /* Makes the service's own wish for a wait, where it has one, the answer's. */
@@ -305,8 +316,8 @@ check_body(UdsRun *run, UdsCall *request, const Document *document)
 	const UdsErrorsSpec *errors = &run->manifest->errors;
 	char	   *problem;
 
-	if (!document->parsed && uds_json_too_deep(response->body, response->body_len))
-		return pstrdup("service answered with JSON that is nested too deeply");
+	if (document->refused != NULL)
+		return psprintf("service answered with JSON %s", document->refused);
 	problem = uds_hook_check_json(run, response->body, response->body_len);
 	if (problem != NULL)
 		return psprintf("service answered with a body that is not valid JSON: %s",
@@ -335,7 +346,6 @@ take_over(UdsRun *run, UdsCall *request, const Document *document)
 	answer->verdict = UDS_VERDICT_GOOD;
 	if (request->stream == NULL)
 	{
-		answer->token = document->token;
 		answer->lifetime = document->lifetime > 0 ? document->lifetime :
 			run->manifest->auth->lifetime;
 		return;
@@ -353,7 +363,8 @@ take_over(UdsRun *run, UdsCall *request, const Document *document)
 		answer->cursor = items != NIL ? linitial(items) : NULL;
 	}
 	if (answer->cursor != NULL && request->cursor != NULL &&
-		strcmp(answer->cursor, request->cursor) == 0)
+		(strcmp(answer->cursor, request->cursor) == 0 ||
+		 strcmp(answer->cursor, request->mark) == 0))
 		conclude(answer, UDS_VERDICT_FAIL, ERRCODE_PROTOCOL_VIOLATION,
 				 pstrdup("cursor repeats"));
 }
@@ -374,10 +385,11 @@ uds_response_judge(UdsRun *run, UdsCall *request)
 
 	memset(answer, 0, sizeof(UdsAnswer));
 	if (response->fault != UDS_HTTP_OK)
-		judge_fault(response, answer);
+		judge_fault(run, request);
 	else
 	{
 		read_document(run, request, &document);
+		answer->token = document.token;
 		rule = find_rule(&run->manifest->errors, document.code);
 		if (document.code != NULL && rule != NULL &&
 			rule->code_class != UDS_CODE_OK)

@@ -147,7 +147,9 @@ skip_node(PlanState *plan, const UdsCall *request)
 
 	node->stream = request->stream->name;
 	node->data_type = request->stream->type;
-	node->node = pstrdup(request->value ? request->value : "");
+	node->node = request->value == NULL ? "" :
+		pstrdup(uds_text_page(plan->run, request, request->value,
+							  strlen(request->value), NULL));
 	node->message = psprintf("could not read stream \"%s\" for %s \"%s\": %s",
 							 node->stream, request->stream->parent_as,
 							 node->node, request->answer.what);
@@ -156,7 +158,13 @@ skip_node(PlanState *plan, const UdsCall *request)
 	MemoryContextSwitchTo(caller);
 }
 
-/* The listing goes on with another page, or anew without a cursor. */
+/*
+ * The listing goes on with another page, or anew without a cursor.
+ *
+ * Of the cursors one is kept to compare the later ones with: that of the last
+ * page whose number is a power of two.  So a listing that runs in a circle,
+ * however long, is found out, and no more than one cursor is remembered.
+ */
 static void
 follow(UdsRun *run, const UdsCall *request, const char *cursor)
 {
@@ -164,6 +172,12 @@ follow(UdsRun *run, const UdsCall *request, const char *cursor)
 									cursor);
 
 	next->restarted = request->restarted || cursor == NULL;
+	if (cursor != NULL)
+	{
+		next->page = request->page + 1;
+		next->mark = (next->page & (next->page - 1)) == 0 ? next->cursor :
+			MemoryContextStrdup(next->context, request->mark);
+	}
 	uds_exchange_add(run, next, true);
 }
 

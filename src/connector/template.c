@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * template.c
- *		Texts with placeholders, escaped for where they go, and redaction.
+ *		Texts with placeholders, escaped for where they go.
  *
  * A template is text with {name} in it; {{ stands for one brace.  A brace
  * that closes nothing is itself.
@@ -17,9 +17,6 @@
 #endif
 
 #include "connector/template.h"
-
-/* shorter values are too common in honest text to be taken out of it */
-#define SHORTEST_SECRET 4
 
 static bool
 is_name_char(char c)
@@ -201,81 +198,4 @@ uds_template_expand(StringInfo out, const UdsTemplate *template,
 			uds_template_escape(out, variable->value, escape);
 	}
 	return true;
-}
-
-/* Length of the secret that begins at text, in any of its spellings, or 0. */
-static size_t
-match_secret(const char *text, size_t left, const UdsVariable *secret,
-			 StringInfo scratch)
-{
-	static const UdsEscape spellings[] = {
-		UDS_ESCAPE_RAW, UDS_ESCAPE_QUERY, UDS_ESCAPE_JSON
-	};
-	size_t		longest = 0;
-	int			i;
-
-	for (i = 0; i < (int) lengthof(spellings); i++)
-	{
-		resetStringInfo(scratch);
-		uds_template_escape(scratch, secret->value, spellings[i]);
-		if ((size_t) scratch->len <= left && (size_t) scratch->len > longest &&
-			memcmp(text, scratch->data, scratch->len) == 0)
-			longest = scratch->len;
-	}
-	return longest;
-}
-
-/*
- * A copy of text (len bytes, may hold any) in which the secret variables
- * are replaced by redacted, be they written as they are, URL-escaped or
- * JSON-escaped.  *out_len, if asked for, is the length of the copy.
- */
-char *
-uds_template_redact(const char *text, size_t len, const UdsVariable *variables,
-					int count, const char *redacted, size_t *out_len)
-{
-	StringInfoData out;
-	StringInfoData scratch;
-	bool		first[256] = {false};
-	size_t		at = 0;
-	int			i;
-
-	initStringInfo(&out);
-	initStringInfo(&scratch);
-	for (i = 0; i < count; i++)
-	{
-		if (variables[i].secret && variables[i].value != NULL &&
-			strlen(variables[i].value) >= SHORTEST_SECRET)
-		{
-			/* a first byte that escaping changes begins with % or \ then */
-			first[(unsigned char) variables[i].value[0]] = true;
-			first['%'] = first['\\'] = true;
-		}
-	}
-	while (at < len)
-	{
-		size_t		hit = 0;
-
-		for (i = 0; first[(unsigned char) text[at]] && i < count; i++)
-		{
-			size_t		length = 0;
-
-			if (variables[i].secret && variables[i].value != NULL &&
-				strlen(variables[i].value) >= SHORTEST_SECRET)
-				length = match_secret(text + at, len - at, &variables[i],
-									  &scratch);
-			hit = Max(hit, length);
-		}
-		if (hit > 0)
-		{
-			appendStringInfoString(&out, redacted);
-			at += hit;
-		}
-		else
-			appendStringInfoChar(&out, text[at++]);
-	}
-	pfree(scratch.data);
-	if (out_len != NULL)
-		*out_len = out.len;
-	return out.data;
 }

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * template.h
- *		Texts with placeholders, escaped for where they go, and redaction.
+ *		Texts with placeholders, escaped for where they go.
  *
  * Pure C: runs in any process and outside the server; takes no locks.
  *
@@ -46,8 +46,5 @@ extern bool uds_template_expand(StringInfo out, const UdsTemplate *template,
 								int count, const char *redacted);
 extern void uds_template_escape(StringInfo out, const char *value,
 								UdsEscape escape);
-extern char *uds_template_redact(const char *text, size_t len,
-								 const UdsVariable *variables, int count,
-								 const char *redacted, size_t *out_len);
 
 #endif							/* UDS_CONNECTOR_TEMPLATE_H */

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * template_test.c
- *		Unit test of templates: placeholders, escaping, redaction.
+ *		Unit test of templates: placeholders, escaping, secrets left out.
  *
  * A program of its own that prints TAP and needs no server.
  *
@@ -105,23 +105,9 @@ check_escape(void)
 static void
 check_redact(void)
 {
-	static const char text[] = "is s3cr/et \"x\", s3cr%2Fet%20%22x%22, s3cr/et \\\"x\\\"; tok\0s3cr/et \"x\"";
-	size_t		len;
-	char	   *clean;
-
 	is(expand("k={options.secret}&t={token}", UDS_ESCAPE_QUERY, REDACTED),
 	   "k=********&t=********", "secrets of a template");
 	is(expand("{plain}", UDS_ESCAPE_QUERY, REDACTED), "abc", "what is no secret stays");
-	clean = uds_template_redact(text, sizeof(text) - 1, variables,
-								lengthof(variables), REDACTED, &len);
-	is(clean, "is ********, ********, ********; tok",
-	   "in text: every spelling, but no short values");
-	is(clean + strlen(clean) + 1, REDACTED, "in text: beyond a zero byte");
-	is(psprintf("%d", (int) (len - strlen(clean) - 1)), "8", "length with the zero byte");
-	is(uds_template_redact("s3cr/et", 7, variables, lengthof(variables),
-						   REDACTED, NULL), "s3cr/et", "part of a secret");
-	is(uds_template_redact("", 0, variables, lengthof(variables), REDACTED, NULL),
-	   "", "no text");
 }
 
 int
