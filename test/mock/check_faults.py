@@ -40,8 +40,35 @@ class Faults(Base):
     def test_broken_connections(self):
         self.fails("drop", http.client.RemoteDisconnected)
         self.fails("reset", ConnectionResetError)
+        self.fails("reset_body", ConnectionResetError,
+                   http.client.IncompleteRead)
         self.fails("truncate", http.client.IncompleteRead)
         self.fails("truncate_chunked", http.client.IncompleteRead)
+
+    def test_raw(self):
+        self.fails("raw", http.client.BadStatusLine, text="SSH-2.0-x\r\n")
+        self.fault("raw", times=1, more="z", times_more=3, end="keep",
+                   bytes=1, interval_ms=1,
+                   text="HTTP/1.1 299 Odd\r\nContent-Length: 3\r\n\r\n")
+        response, body = self.fetch()
+        self.assertEqual((response.status, body), (299, b"zzz"))
+        self.assertEqual(self.code(self.LIST), 0)
+
+    def test_echo(self):
+        token = self.tokens["app-secret"]
+        self.fault("echo", times=1)
+        reply = self.get(self.LIST)
+        self.assertEqual(reply["errcode"], 99999)
+        self.assertIn(token, reply["errmsg"])
+        self.fault("echo", times=1, where="html")
+        response, body = self.fetch()
+        self.assertEqual(response.status, 500)
+        self.assertIn(token.encode(), body)
+        self.fault("echo", times=1, where="page", field="name")
+        reply = self.get(self.LIST)
+        self.assertEqual(reply["errcode"], 0)
+        self.assertIn(token, reply["debug"])
+        self.assertIn(token, reply["department"][0]["name"])
 
     def test_close_after_reply(self):
         self.fault("close", times=1)

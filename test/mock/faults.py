@@ -5,10 +5,13 @@ the reply.  A fault works on any service; what is worded differently by each
 of them (error codes, cursors) is asked of the service.
 """
 
+import base64
 import fnmatch
+import html
 import json
 import time
 import zlib
+from urllib.parse import quote, quote_plus
 
 from httpd import Reply
 
@@ -130,12 +133,88 @@ def do_empty(fault, request, service, normal):
     return reply
 
 
+def spellings(request):
+    """What the request had in it, in all the ways in which services echo."""
+    yield request.target
+    values = list(request.query.values())
+    if request.body:
+        values.append(request.body.decode("utf-8", "replace"))
+    for value in values:
+        text = json.dumps(value)
+        yield value
+        yield quote(value, safe="")
+        yield quote_plus(value)
+        yield quote(quote(value, safe=""), safe="")
+        yield text.replace("/", "\\/")
+        yield json.dumps(text)
+        yield json.dumps(json.dumps({"value": text}))
+        yield quote(text, safe="")
+        yield "".join("\\u%04x" % ord(c) for c in value)
+        yield html.escape(value)
+        for before in "", "i", "id:":
+            coded = (before + value).encode()
+            yield base64.b64encode(coded).decode()
+            yield base64.urlsafe_b64encode(coded).decode()
+
+
+def do_echo(fault, request, service, normal):
+    """The request comes back: in an error, in HTML, or within a good page."""
+    told = list(spellings(request))
+    where = fault.get("where", "error")
+    if where == "html":
+        return Reply(500, ("<html><body>%s</body></html>"
+                           % html.escape("\n".join(told))).encode(),
+                     "text/html")
+    if where == "page":
+        reply = normal()
+        document = json.loads(reply.body)
+        document["debug"] = told
+        document["debug_text"] = json.dumps({"request": told})
+        key = service.records_key(document)
+        if key is not None and document[key] and "field" in fault.spec:
+            # not the target, which does not fit into a column of a row
+            document[key][0][fault.spec["field"]] = " ".join(told[1:])
+        reply.body = encode(document)
+        return reply
+    return service.error(request, fault.get("code", 99999), " ".join(told))
+
+
+class RawReply(Reply):
+    """Bytes that are sent as they are, be they HTTP or not."""
+
+    def head(self, close):
+        return b""
+
+
+def do_raw(fault, request, service, normal):
+    reply = RawReply(end=fault.get("end", "close"))
+    reply.body = fault.get("text", "").encode("latin-1")
+    reply.body += fault.get("more", "").encode("latin-1") * fault.get("times_more", 1)
+    if "interval_ms" in fault.spec:
+        size = max(1, fault.get("bytes", 1))
+        body = reply.body
+        reply.pieces = (body[i:i + size] for i in range(0, len(body), size))
+        reply.pace = fault.get("interval_ms", 100) / 1000
+    return reply
+
+
 def do_drop(fault, request, service, normal):
     return Reply(silent=True, end="close")
 
 
 def do_reset(fault, request, service, normal):
     return Reply(silent=True, end="reset")
+
+
+def do_reset_body(fault, request, service, normal):
+    reply = normal()
+    half = len(reply.body) // 2
+    reply.length = len(reply.body)
+    # the pause lets the first half arrive
+    reply.pieces = (reply.body[:half], b"")
+    reply.pace = 0.05
+    reply.end = "reset"
+    return reply
 
 
 def do_close(fault, request, service, normal):
@@ -272,11 +351,11 @@ def bad_text(escape):
     return act
 
 
-def bend(endless):
+def bend(circle):
     def act(fault, request, service, normal):
         reply = normal()
         document = json.loads(reply.body)
-        service.bend_cursor(request, document, endless)
+        service.bend_cursor(request, document, fault.get("pages", circle))
         reply.body = encode(document)
         return reply
     return act
@@ -295,7 +374,10 @@ KINDS = {
     "html": (do_html, "", None),
     "empty": (do_empty, "", None),
     "drop": (do_drop, "", None),
+    "echo": (do_echo, "where code field", None),
+    "raw": (do_raw, "text more times_more bytes interval_ms end", None),
     "reset": (do_reset, "", None),
+    "reset_body": (do_reset_body, "", None),
     "close": (do_close, "", None),
     "truncate": (do_truncate, "", None),
     "truncate_chunked": (do_truncate_chunked, "", None),
@@ -309,6 +391,7 @@ KINDS = {
     "bad_utf8": (bad_text(b"\xff\xc3\x28"), "index field", None),
     "nul_escape": (bad_text(b"\\u0000"), "index field", None),
     "lone_surrogate": (bad_text(b"\\ud800"), "index field", None),
-    "cursor_repeat": (bend(False), "", None),
-    "endless_cursor": (bend(True), "", None),
+    "cursor_repeat": (bend(None), "", None),
+    "cursor_circle": (bend(5), "pages", None),
+    "endless_cursor": (bend(0), "", None),
 }

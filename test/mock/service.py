@@ -44,8 +44,9 @@ class Service:
     def expire_tokens(self):
         raise NotImplementedError
 
-    def bend_cursor(self, request, document, endless):
-        """Make the next cursor lead back to this page, or on for ever."""
+    def bend_cursor(self, request, document, circle):
+        """Make the next cursor lead back to this page (circle is None), on for
+        ever (0), or round a circle of that many pages."""
 
     def records_key(self, document):
         """The key of a page's list of records, None if it has none."""

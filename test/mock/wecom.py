@@ -366,15 +366,16 @@ class WeCom(Service):
                 return key
         return None
 
-    def bend_cursor(self, request, document, endless):
+    def bend_cursor(self, request, document, circle):
         if "next_cursor" not in document:
             return
         self.cursors += 1
-        if not endless:
+        if circle is None:
             start = self.page_wanted(request)[0]
             document["next_cursor"] = make_cursor(start)
         elif not document["next_cursor"]:
-            document["next_cursor"] = make_cursor(0, self.cursors)
+            turn = self.cursors % circle if circle else self.cursors
+            document["next_cursor"] = make_cursor(0, turn)
 
 
 def answer(document):
