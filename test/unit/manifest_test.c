@@ -119,6 +119,8 @@ check_options_part(void)
 	breaks("{\"default\": 5}", "{\"default\": []}",
 		   "$.options.n.default: must be a string, number or boolean");
 	breaks("{\"default\": 5}", "5", "$.options.n: must be an object");
+	breaks("\"n\": {\"default\": 5}", "\"ca_file\": {\"default\": \"/tmp/ca\"}",
+		   "$.options.ca_file: has no default, since only superusers may name files");
 	breaks("\"comment\": \"c\"", "\"coment\": \"c\"", "$.options.id: unknown word \"coment\"");
 	breaks("\"n\": {", "\"n-n\": {", "$.options.n-n: is no name of an option");
 }
