@@ -113,6 +113,12 @@ extern void uds_source_save_token(const UdsSource *source, const char *token,
 extern void uds_source_note_success(int64 id, int64 task);
 extern void uds_source_note_failure(int64 id, int64 task, const char *message);
 
+/* secrets.c */
+extern void uds_secrets_check_options(const char *name, Datum options, Oid caller);
+extern void uds_secrets_hide_statement(struct ErrorContextCallback *callback,
+									   const char *function, bool hide);
+extern void uds_secrets_show_statement(struct ErrorContextCallback *callback);
+
 /* raw_log.c */
 typedef struct UdsRawPage
 {

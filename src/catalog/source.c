@@ -11,6 +11,7 @@
  */
 #include "postgres.h"
 
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "catalog/pg_type.h"
@@ -30,9 +31,10 @@
 static const char *const load_sql =
 "SELECT s.id, s.name, s.type, s.owner, s.enabled, s.on_deleted, s.on_missing,"
 "       t.manifest::text,"
-"       (s.options || coalesce((SELECT jsonb_object_agg(x.name, x.value)"
-"                               FROM uds.source_secrets x"
-"                               WHERE x.source_id = s.id), '{}'))::text,"
+"       (s.options || coalesce((SELECT jsonb_object_agg(n.name, x.value)"
+"                               FROM unnest(s.secrets) AS n (name)"
+"                               LEFT JOIN uds.source_secrets x"
+"                                 ON x.source_id = s.id AND x.name = n.name), '{}'))::text,"
 "       to_jsonb(s.match_keys)::text, s.priority, to_jsonb(s.columns)::text,"
 "       s.guard_percent, s.guard_min"
 "  FROM uds.source_settings s"
@@ -84,10 +86,17 @@ static const char *const state_failure_sql =
 static char *
 read_secret_file(const char *source, const char *option, const char *path)
 {
+	struct stat found;
 	FILE	   *file;
 	char	   *text;
 	size_t		len;
 
+	/* what is no file, such as a pipe, may never let go of whoever opens it */
+	if (stat(path, &found) == 0 && !S_ISREG(found.st_mode))
+		ereport(ERROR,
+				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+				 errmsg("could not read option \"%s\" of source \"%s\": \"%s\" is not a regular file",
+						option, source, path)));
 	file = AllocateFile(path, PG_BINARY_R);
 	if (file == NULL)
 		ereport(ERROR,
@@ -152,6 +161,11 @@ resolve_references(const char *source, char *options)
 						 errmsg("option \"%s\" of source \"%s\": environment variable \"%s\" is not set",
 								option, source, variable),
 						 errhint("It must be set in the environment of the server.")));
+			if (!pg_verifymbstr(value, strlen(value), true))
+				ereport(ERROR,
+						(errcode(ERRCODE_CHARACTER_NOT_IN_REPERTOIRE),
+						 errmsg("option \"%s\" of source \"%s\": environment variable \"%s\" is not text in the encoding of the database",
+								option, source, variable)));
 		}
 		if (i > 0)
 			appendStringInfoChar(&merged, ',');
@@ -207,7 +221,8 @@ load(const char *condition, Oid type, Datum value)
 }
 
 /*
- * Loads a source with its type's manifest and its options, secrets included.
+ * Loads a source with its type's manifest and its options, secrets included; a
+ * secret that a restore has left without a value is null there.
  *
  * Returns NULL if there is none of this id.  The result lives in SPI's
  * memory: copy with uds_source_copy() to keep it beyond SPI_finish().  ERROR

@@ -62,16 +62,17 @@ static const char *const merge_options_sql =
 static const char *const insert_sql =
 "INSERT INTO uds.source_settings"
 "       (name, type, options, title, enabled, match_keys, on_deleted, on_missing,"
-"        guard_percent, guard_min, priority, columns, owner)"
+"        guard_percent, guard_min, priority, columns, owner, secrets)"
 "VALUES ($1, $2, $3 - $14::text[], $4, coalesce($5, true), coalesce($6, '{}'),"
 "        coalesce($7, 'delete'), coalesce($8, 'disable'), coalesce($9, 20),"
-"        coalesce($10, 10), coalesce($11, 100), nullif($12, '{*}'), $13)"
+"        coalesce($10, 10), coalesce($11, 100), nullif($12, '{*}'), $13, $14)"
 "RETURNING id";
 
 static const char *const update_sql =
 "UPDATE uds.source_settings"
 "   SET type = coalesce($2, type),"
-"       options = $3 - $14::text[],"
+"       options = coalesce($3 - $14::text[], options),"
+"       secrets = coalesce($14, secrets),"
 "       title = coalesce($4, title),"
 "       enabled = coalesce($5, enabled),"
 "       match_keys = coalesce($6, match_keys),"
@@ -193,47 +194,6 @@ check_policies(FunctionCallInfo fcinfo)
 	}
 }
 
-/* ERROR if an option has a value that only a superuser may give, or none. */
-static void
-check_option_values(const char *name, Datum options, Oid caller)
-{
-	Oid			types[1] = {JSONBOID};
-	uint64		n;
-
-	n = uds_spi_exec("SELECT key, value = '\"" UDS_REDACTED "\"', value ->> '$env'"
-					 "  FROM jsonb_each($1)"
-					 " WHERE value = '\"" UDS_REDACTED "\"'"
-					 "    OR key = 'ca_file'"
-					 "    OR (jsonb_typeof(value) = 'object'"
-					 "        AND (value ? '$file' OR value ->> '$env' NOT LIKE 'UDS\\_%'))",
-					 1, types, &options, NULL);
-	for (uint64 i = 0; i < n; i++)
-	{
-		char	   *option = uds_spi_text(i, 1);
-
-		if (uds_spi_text(i, 2)[0] == 't')
-			ereport(ERROR,
-					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-					 errmsg("option \"%s\" of source \"%s\" is redacted",
-							option, name),
-					 errhint("No value is stored that \"" UDS_REDACTED "\" could stand for; give the value itself.")));
-		if (superuser_arg(caller))
-			continue;
-		if (uds_spi_text(i, 3) != NULL)
-			ereport(ERROR,
-					(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-					 errmsg("permission denied to have option \"%s\" of source \"%s\" read from environment variable \"%s\"",
-							option, name, uds_spi_text(i, 3)),
-					 errhint("Only superusers may name variables that do not begin with \"UDS_\": the value goes to whatever host the source names.")));
-		else
-			ereport(ERROR,
-					(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-					 errmsg("permission denied to have option \"%s\" of source \"%s\" read from a file",
-							option, name),
-					 errhint("Only superusers may name files of the server.")));
-	}
-}
-
 /*
  * Checks options against the type of the source and returns the names of its
  * secrets as text[].
@@ -337,6 +297,32 @@ find_source(const char *name, Oid caller, char **owner, char **type, Datum *opti
 }
 
 /*
+ * Lays the options given over those stored, and checks them.  *secrets are
+ * the names of those that are secrets given by value, as text[].
+ */
+static Datum
+merge_options(FunctionCallInfo fcinfo, const char *name, const char *type,
+			  Oid caller, Datum stored, Datum *secrets)
+{
+	Oid			types[2] = {JSONBOID, JSONBOID};
+	Datum		values[2] = {stored, DirectFunctionCall1(jsonb_in, CStringGetDatum("{}"))};
+	Datum		merged;
+	bool		isnull;
+
+	if (!PG_ARGISNULL(ARG_OPTIONS))
+		values[1] = PG_GETARG_DATUM(ARG_OPTIONS);
+	if (!JB_ROOT_IS_OBJECT(DatumGetJsonbP(values[1])))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("options of source \"%s\" are not a JSON object", name),
+				 errhint("Write them as '{\"option\": \"value\"}'.")));
+	merged = uds_spi_value(merge_options_sql, 2, types, values, NULL, &isnull);
+	uds_secrets_check_options(name, merged, caller);
+	*secrets = secrets_by_value(merged, check_options(name, type, merged));
+	return merged;
+}
+
+/*
  * What creating and altering share: checks all that was given, then stores it.
  * Returns the id.  Runs as the extension's owner, with SPI connected.
  */
@@ -350,8 +336,10 @@ store_source(FunctionCallInfo fcinfo, Oid caller, bool create)
 	char	   *owner = GetUserNameFromId(caller, false);
 	char	   *type;
 	Datum		stored = DirectFunctionCall1(jsonb_in, CStringGetDatum("{}"));
-	Datum		given = stored;
-	Datum		secrets;
+	Datum		given = (Datum) 0;
+	Datum		secrets = (Datum) 0;
+	bool		options_given = create || !PG_ARGISNULL(ARG_OPTIONS) ||
+		!PG_ARGISNULL(ARG_TYPE);
 	bool		isnull;
 	Datum		id;
 
@@ -365,19 +353,9 @@ store_source(FunctionCallInfo fcinfo, Oid caller, bool create)
 		type = text_to_cstring(PG_GETARG_TEXT_PP(ARG_TYPE));
 	check_policies(fcinfo);
 
-	if (!PG_ARGISNULL(ARG_OPTIONS))
-		given = PG_GETARG_DATUM(ARG_OPTIONS);
-	if (!JB_ROOT_IS_OBJECT(DatumGetJsonbP(given)))
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("options of source \"%s\" are not a JSON object", name),
-				 errhint("Write them as '{\"option\": \"value\"}'.")));
-	types[0] = types[1] = JSONBOID;
-	values[0] = stored;
-	values[1] = given;
-	given = uds_spi_value(merge_options_sql, 2, types, values, NULL, &isnull);
-	check_option_values(name, given, caller);
-	secrets = secrets_by_value(given, check_options(name, type, given));
+	/* else they stay, even if they lack a secret since a restore */
+	if (options_given)
+		given = merge_options(fcinfo, name, type, caller, stored, &secrets);
 
 	for (int i = 0; i < ARGS; i++)
 	{
@@ -386,16 +364,19 @@ store_source(FunctionCallInfo fcinfo, Oid caller, bool create)
 		values[i] = PG_ARGISNULL(i) ? (Datum) 0 : PG_GETARG_DATUM(i);
 	}
 	values[ARG_OPTIONS] = given;
-	nulls[ARG_OPTIONS] = ' ';
+	nulls[ARG_OPTIONS] = options_given ? ' ' : 'n';
 	types[ARGS] = NAMEOID;
 	values[ARGS] = DirectFunctionCall1(namein, CStringGetDatum(owner));
 	types[ARGS + 1] = TEXTARRAYOID;
 	values[ARGS + 1] = secrets;
-	nulls[ARGS] = nulls[ARGS + 1] = ' ';
+	nulls[ARGS] = ' ';
+	nulls[ARGS + 1] = options_given ? ' ' : 'n';
 	nulls[ARGS + 2] = '\0';
 	id = uds_spi_value(create ? insert_sql : update_sql, ARGS + 2, types, values,
 					   nulls, &isnull);
 
+	if (!options_given)
+		return DatumGetInt64(id);
 	types[0] = INT8OID;
 	values[0] = id;
 	types[1] = JSONBOID;
@@ -423,11 +404,14 @@ Datum
 uds_create_source(PG_FUNCTION_ARGS)
 {
 	UdsIdentity saved;
+	ErrorContextCallback hidden;
 	Oid			caller = GetUserId();
 	Oid			types[1] = {TEXTOID};
 	Datum		name;
 	int64		id;
 
+	uds_secrets_hide_statement(&hidden, "uds_create_source",
+							   !PG_ARGISNULL(ARG_OPTIONS));
 	require_argument(fcinfo, ARG_NAME, "name");
 	require_argument(fcinfo, ARG_TYPE, "type");
 	name = PG_GETARG_DATUM(ARG_NAME);
@@ -451,6 +435,7 @@ uds_create_source(PG_FUNCTION_ARGS)
 	id = store_source(fcinfo, caller, true);
 	SPI_finish();
 	uds_unbecome(&saved);
+	uds_secrets_show_statement(&hidden);
 	PG_RETURN_INT64(id);
 }
 
@@ -461,14 +446,18 @@ Datum
 uds_alter_source(PG_FUNCTION_ARGS)
 {
 	UdsIdentity saved;
+	ErrorContextCallback hidden;
 	Oid			caller = GetUserId();
 
+	uds_secrets_hide_statement(&hidden, "uds_alter_source",
+							   !PG_ARGISNULL(ARG_OPTIONS));
 	require_argument(fcinfo, ARG_NAME, "name");
 	uds_become(uds_extension_owner(), &saved);
 	SPI_connect();
 	store_source(fcinfo, caller, false);
 	SPI_finish();
 	uds_unbecome(&saved);
+	uds_secrets_show_statement(&hidden);
 	PG_RETURN_VOID();
 }
 

@@ -68,8 +68,10 @@ uds_exchange_open(const UdsManifest *manifest, const char *source_name,
 {
 	UdsRun	   *run = palloc0(sizeof(UdsRun));
 	char	   *hint;
-	char	   *problem = uds_manifest_check_options(manifest, options_json, &hint);
+	char	   *problem = uds_manifest_check_secrets(manifest, options_json, &hint);
 
+	if (problem == NULL)
+		problem = uds_manifest_check_options(manifest, options_json, &hint);
 	if (problem != NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),

@@ -168,6 +168,9 @@ extern UdsManifest *uds_manifest_parse(const char *json, char **error);
 extern char *uds_manifest_check_options(const UdsManifest *manifest,
 										const char *options_json,
 										char **hint);
+extern char *uds_manifest_check_secrets(const UdsManifest *manifest,
+										const char *options_json,
+										char **hint);
 extern UdsVariable *uds_manifest_option_values(const UdsManifest *manifest,
 											   const char *options_json,
 											   int *count);

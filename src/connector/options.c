@@ -178,6 +178,36 @@ uds_manifest_check_options(const UdsManifest *manifest,
 }
 
 /*
+ * Checks that no secret has lost its value: one that is required is there,
+ * and none is null, which says that it was given and is not here any more.
+ * Result and hint as above.
+ */
+char *
+uds_manifest_check_secrets(const UdsManifest *manifest,
+						   const char *options_json, char **hint)
+{
+	cJSON	   *options = cJSON_Parse(options_json);
+	char	   *problem = NULL;
+	int			i;
+
+	for (i = 0; i < manifest->noptions && problem == NULL; i++)
+	{
+		const UdsOptionSpec *option = &manifest->options[i];
+		const cJSON *value = cJSON_GetObjectItemCaseSensitive(options,
+															  option->name);
+
+		if (option->secret &&
+			(cJSON_IsNull(value) || (value == NULL && option->required)))
+			problem = psprintf("secret option \"%s\" has no value in this database",
+							   option->name);
+	}
+	cJSON_Delete(options);
+	*hint = problem == NULL ? NULL :
+		pstrdup("Secrets are not part of a dump. Give it again with uds_alter_source().");
+	return problem;
+}
+
+/*
  * The options as variables for templates, named "options.X", one per option
  * of the manifest: the value given, else the default, else NULL.  Options
  * must have passed the check, with references to secrets resolved.

@@ -215,9 +215,11 @@ uds_connector_test(const UdsManifest *manifest, const char *source_name,
 {
 	Probe		probe = {NULL, NIL, uds_clock()};
 	char	   *hint;
-	char	   *problem = uds_manifest_check_options(manifest, options_json, &hint);
+	char	   *problem = uds_manifest_check_secrets(manifest, options_json, &hint);
 	int			i;
 
+	if (problem == NULL)
+		problem = uds_manifest_check_options(manifest, options_json, &hint);
 	if (problem != NULL)
 	{
 		add_step(&probe, "options", false, psprintf("%s; hint: %s", problem, hint));

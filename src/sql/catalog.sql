@@ -40,6 +40,18 @@ VALUES ('push', 'Records pushed to us', true);
 INSERT INTO uds.source_settings (name, type, title, owner)
 VALUES ('api', 'push', 'Pushed records that name no source', current_user);
 
+CREATE FUNCTION uds.replace_api()
+RETURNS trigger
+LANGUAGE c VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS 'MODULE_PATHNAME', 'uds_replace_api';
+REVOKE ALL ON FUNCTION uds.replace_api() FROM PUBLIC;
+COMMENT ON FUNCTION uds.replace_api() IS 'lets a restored source "api" take the place of the one that is there from the start';
+
+CREATE TRIGGER replace_api BEFORE INSERT ON uds.source_settings
+	FOR EACH ROW WHEN (NEW.name = 'api')
+	EXECUTE FUNCTION uds.replace_api();
+
 CREATE AGGREGATE uds.merge_records(jsonb)
 (
 	sfunc = pg_catalog.jsonb_concat,

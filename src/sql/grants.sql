@@ -5,7 +5,7 @@ REVOKE ALL ON ALL SEQUENCES IN SCHEMA uds FROM PUBLIC;
 REVOKE ALL ON ALL FUNCTIONS IN SCHEMA uds FROM PUBLIC;
 
 SELECT pg_catalog.pg_extension_config_dump('uds.source_types', 'WHERE NOT builtin');
-SELECT pg_catalog.pg_extension_config_dump('uds.source_settings', 'WHERE name <> ''api''');
+SELECT pg_catalog.pg_extension_config_dump('uds.source_settings', '');
 SELECT pg_catalog.pg_extension_config_dump(pg_catalog.pg_get_serial_sequence('uds.source_settings', 'id')::pg_catalog.regclass, '');
 SELECT pg_catalog.pg_extension_config_dump('uds.users', '');
 SELECT pg_catalog.pg_extension_config_dump(pg_catalog.pg_get_serial_sequence('uds.users', 'id')::pg_catalog.regclass, '');

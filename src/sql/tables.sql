@@ -40,6 +40,7 @@ CREATE TABLE uds.source_settings
 	guard_min	integer NOT NULL DEFAULT 10 CHECK (guard_min >= 0),
 	priority	integer NOT NULL DEFAULT 100,
 	columns		text[],
+	secrets		text[] NOT NULL DEFAULT '{}',
 	owner		name NOT NULL,
 	created_at	timestamptz NOT NULL DEFAULT now(),
 	updated_at	timestamptz NOT NULL DEFAULT now()
@@ -52,6 +53,7 @@ COMMENT ON COLUMN uds.source_settings.guard_percent IS 'a task that would disabl
 COMMENT ON COLUMN uds.source_settings.guard_min IS 'no task is blocked for this many rows or fewer';
 COMMENT ON COLUMN uds.source_settings.priority IS 'of several sources on one row the smallest number decides, attribute by attribute';
 COMMENT ON COLUMN uds.source_settings.columns IS 'the only columns the source may set; NULL = all settable ones';
+COMMENT ON COLUMN uds.source_settings.secrets IS 'secret options given by value: after a restore they are not in uds.source_secrets';
 COMMENT ON COLUMN uds.source_settings.owner IS 'the role that created the source; target tables are written with its rights';
 
 CREATE TABLE uds.source_secrets

@@ -83,7 +83,7 @@ def lint_sql():
             if made:
                 created.append((path, made.group(1).upper(), made.group(2)))
             if re.match(r"CREATE\s+(?!SCHEMA\b)", bare, re.I) and not re.match(
-                    r"CREATE\s+(?:UNIQUE\s+)?INDEX\b|CREATE\s+(?:UNLOGGED\s+)?\w+\s+(uds|@extschema@)\.", bare, re.I):
+                    r"CREATE\s+(?:UNIQUE\s+)?INDEX\b|CREATE\s+TRIGGER\b[^;]*?\bON\s+uds\.|CREATE\s+(?:UNLOGGED\s+)?\w+\s+(uds|@extschema@)\.", bare, re.I):
                 homeless.append("%s: %s" % (path, first))
             if said:
                 commented.add((said.group(1).upper(), said.group(2)))
