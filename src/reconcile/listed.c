@@ -22,6 +22,7 @@
 #include "connector/value.h"
 
 PG_FUNCTION_INFO_V1(uds_listed);
+PG_FUNCTION_INFO_V1(uds_main_stands);
 
 typedef struct Entry
 {
@@ -175,4 +176,44 @@ uds_listed(PG_FUNCTION_ARGS)
 	for (int i = 0; i < n; i++)
 		put_entry((ReturnSetInfo *) fcinfo->resultinfo, &entries[i], &entries[i] == choice);
 	return (Datum) 0;
+}
+
+/*
+ * main_stands(list jsonb, main text, fold boolean)
+ *
+ * Returns whether a list leaves the department with the uid "main" the main one,
+ * or NULL, none: it is the first that the list calls so, or one of a list that
+ * calls none so.
+ */
+Datum
+uds_main_stands(PG_FUNCTION_ARGS)
+{
+	UdsValueList items = {0};
+	JsonbValue	root;
+	char	   *main = PG_ARGISNULL(1) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(1));
+	bool		fold = PG_GETARG_BOOL(2);
+	bool		listed = main == NULL;
+
+	if (PG_ARGISNULL(0))
+		PG_RETURN_BOOL(main == NULL);
+	uds_value_from_jsonb(PG_GETARG_JSONB_P(0), &root);
+	if (!uds_value_is_array(&root))
+		PG_RETURN_BOOL(main == NULL);
+	uds_value_elements(&root, &items);
+	for (int i = 0; i < items.count; i++)
+	{
+		Entry		entry;
+		bool		is_main;
+
+		read_entry(&items.items[i], i + 1, fold, &entry);
+		if (entry.uid == NULL)
+			continue;
+		is_main = main != NULL && strcmp(entry.uid, main) == 0;
+		if (entry.main_ord > 0)
+			PG_RETURN_BOOL(is_main);
+		if (main == NULL)
+			listed = false;
+		listed |= is_main;
+	}
+	PG_RETURN_BOOL(listed);
 }

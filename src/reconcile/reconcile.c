@@ -439,7 +439,7 @@ end_run(const UdsRun *run)
 	uds_reconciling = false;
 	if (run->small)
 		return;
-	uds_stage_drop();
+	uds_stage_release();
 	uds_resources_drop_stage(run);
 }
 

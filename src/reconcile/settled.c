@@ -73,41 +73,44 @@ static const char *const settable_sql =
 
 /*
  * Users with a membership too many, too few or of other flags, or with another
- * main department than the record leaves room for.
+ * main department than the record leaves room for, or one that goes.
  */
 static const char *const members_sql =
-"WITH named AS"
-"     (SELECT k.pk, f.pk AS department_id, e.is_owner, e.main_ord"
-"        FROM uds_settled k"
-"       CROSS JOIN LATERAL uds.listed(k.list, {fold}) AS e"
-"        LEFT JOIN uds_department_ref f ON f.source_id = $1 AND f.uid_key = e.uid_key) "
 "INSERT INTO uds_suspect (pk)"
 "SELECT coalesce(n.pk, m.user_id)"
-"  FROM named n"
+"  FROM (SELECT k.pk, f.pk AS department_id, e.is_owner"
+"          FROM uds_settled k"
+"         CROSS JOIN LATERAL uds.listed(k.list, {fold}) AS e"
+"          LEFT JOIN uds_department_ref f ON f.source_id = $1 AND f.uid_key = e.uid_key) AS n"
 "  FULL JOIN (SELECT m.*"
-"               FROM uds.department_members m"
-"               JOIN uds_settled k ON k.pk = m.user_id AND k.names) AS m"
+"               FROM uds.department_members m{those}) AS m"
 "    ON m.user_id = n.pk AND m.department_id = n.department_id"
 " WHERE m.user_id IS NULL"
 "    OR m.source_id IS NOT NULL"
 "       AND (n.pk IS NULL OR m.source_id <> $1 OR m.is_owner <> n.is_owner)"
 " UNION ALL "
-"SELECT u.id"
+"SELECT k.pk"
 "  FROM uds_settled k"
 "  JOIN uds.users u ON u.id = k.pk"
-"  LEFT JOIN (SELECT pk, array_agg(department_id) AS departments,"
-"                    (min(ARRAY[main_ord, department_id]) FILTER (WHERE main_ord IS NOT NULL))[2] AS main"
-"               FROM named"
-"              GROUP BY pk) AS b ON b.pk = k.pk"
+"  LEFT JOIN uds_department_ref f ON f.source_id = $1 AND f.pk = u.main_department_id"
 " WHERE k.names"
-"   AND CASE WHEN b.main IS NOT NULL THEN u.main_department_id IS DISTINCT FROM b.main"
-"            WHEN b.pk IS NOT NULL THEN (u.main_department_id = ANY (b.departments)) IS NOT TRUE"
-"            ELSE u.main_department_id IS NOT NULL END"
+"   AND (u.main_department_id IS NOT NULL AND f.pk IS NULL"
+"        OR NOT uds.main_stands(k.list, f.uid_key, {fold}))"
 " UNION ALL "
 "SELECT u.id"
 "  FROM uds_leaving x"
 "  JOIN uds.users u ON u.main_department_id = x.pk"
 " WHERE x.resource = 'departments'";
+
+/*
+ * Who is not settled need not be left out of a comparison with all members, but
+ * there must not be many.
+ */
+static const char *const others_sql =
+"SELECT WHERE EXISTS (SELECT FROM uds_settled WHERE NOT names)";
+
+static const char *const of_settled_sql =
+" JOIN uds_settled k ON k.pk = m.user_id AND k.names";
 
 static const char *const folds_departments_sql =
 "SELECT"
@@ -145,6 +148,17 @@ rows_statement(const UdsResource *resource)
 							"old", columns->old.data, NULL);
 }
 
+/* The statement that finds users with other memberships. */
+static char *
+members_statement(const UdsRun *run, const char *fold)
+{
+	bool		limited = run->shared || uds_stage_exec(run, others_sql) > 0;
+
+	return uds_stage_expand(members_sql,
+							"fold", fold,
+							"those", limited ? of_settled_sql : "", NULL);
+}
+
 /*
  * Fills settled with the users of the task that need nothing, and returns how
  * many they are.  To be called when incoming is filled and the departments are
@@ -153,8 +167,8 @@ rows_statement(const UdsResource *resource)
 int64
 uds_settled_find(const UdsRun *run)
 {
+	const char *fold;
 	int64		n;
-	bool		fold;
 
 	if (run->small || uds_stage_exec(run, known_sql) == 0)
 		return 0;
@@ -170,7 +184,7 @@ uds_settled_find(const UdsRun *run)
 		return 0;
 	}
 	uds_departments_refer(run, &uds_users);
-	fold = uds_stage_exec(run, folds_departments_sql) > 0;
-	uds_stage_exec(run, uds_stage_expand(members_sql, "fold", fold ? "true" : "false", NULL));
+	fold = uds_stage_exec(run, folds_departments_sql) > 0 ? "true" : "false";
+	uds_stage_exec(run, members_statement(run, fold));
 	return n - uds_stage_exec(run, drop_suspects_sql);
 }

@@ -292,15 +292,28 @@ uds_stage_create(const UdsRun *run)
 }
 
 /*
- * Drops the stage relations: those of a large task hold disk and, once
- * emptied, mislead the planner.
+ * Gives back what the stage relations of a large task hold.  A worker keeps them
+ * for its next task; in a session they would mislead the planner, which knows
+ * them as large, about pushes to come.
  */
 void
-uds_stage_drop(void)
+uds_stage_release(void)
 {
-	uds_filled_forget();
 	for (int i = 0; i < lengthof(create_sql); i++)
-		SPI_execute(psprintf("DROP TABLE pg_temp.%s", relation_name(i)), false, 0);
+	{
+		char	   *name = relation_name(i);
+
+		if (MyBackendType != B_BG_WORKER)
+			SPI_execute(psprintf("DROP TABLE pg_temp.%s", name), false, 0);
+		else if (!uds_filled_not(name))
+		{
+			SPI_execute(psprintf("TRUNCATE pg_temp.%s", name), false, 0);
+			uds_stage_claim_small(name);
+			uds_filled_note_empty(name);
+		}
+	}
+	if (MyBackendType != B_BG_WORKER)
+		uds_filled_forget();
 }
 
 /*
@@ -415,6 +428,8 @@ avoid_loops(void)
 
 	(void) set_config_option("enable_nestloop", "off", PGC_USERSET, PGC_S_SESSION,
 							 GUC_ACTION_SAVE, true, 0, false);
+	(void) set_config_option("enable_mergejoin", "off", PGC_USERSET, PGC_S_SESSION,
+							 GUC_ACTION_SAVE, true, 0, false);
 	return level;
 }
 
@@ -439,8 +454,9 @@ exec_plain(const UdsRun *run, const char *sql)
  *
  * Of a large task, everything is joined with everything, and the records
  * written a moment ago have no statistics: whoever believes them to be one
- * row loops over the stage for each of a million.  So no loops then.  The
- * setting is not for statements that run other people's triggers.
+ * row loops over the stage for each of a million.  So no loops then, and no
+ * sorting of both sides for a merge, which takes longer than hashing.  The
+ * settings are not for statements that run other people's triggers.
  */
 uint64
 uds_stage_exec(const UdsRun *run, const char *sql)

@@ -132,7 +132,7 @@ extern bool uds_run_may_have(const UdsRun *run, const char *data_type);
 
 /* stage.c */
 extern void uds_stage_create(const UdsRun *run);
-extern void uds_stage_drop(void);
+extern void uds_stage_release(void);
 extern void uds_stage_claim_small(const char *name);
 extern void uds_stage_clear(const UdsRun *run, const char *relation);
 extern void uds_stage_analyze(const UdsRun *run, const char *relation);

@@ -466,7 +466,7 @@ uds_undo_run(const UdsTask *task, const UdsSource *source, UdsTaskCounts *counts
 	uds_outcome_store(&run, NULL);
 	uds_outcome_notify(&run, counts);
 	*message = summarize(task->retry_of, counts);
-	uds_stage_drop();
+	uds_stage_release();
 	uds_resources_drop_stage(&run);
 	uds_reconciling = false;
 	return counts->failed > 0 ? "partial" : "success";

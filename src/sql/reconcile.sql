@@ -21,3 +21,10 @@ LANGUAGE c STABLE STRICT PARALLEL SAFE ROWS 2
 AS 'MODULE_PATHNAME', 'uds_listed';
 REVOKE ALL ON FUNCTION uds.listed(jsonb, boolean) FROM PUBLIC;
 COMMENT ON FUNCTION uds.listed(jsonb, boolean) IS 'departments in the list of a user''s record: uid, first place, first place where it is called main, whether the user leads it, whether it is the one to be main';
+
+CREATE FUNCTION uds.main_stands(list jsonb, main text, fold boolean)
+RETURNS boolean
+LANGUAGE c IMMUTABLE PARALLEL SAFE
+AS 'MODULE_PATHNAME', 'uds_main_stands';
+REVOKE ALL ON FUNCTION uds.main_stands(jsonb, text, boolean) FROM PUBLIC;
+COMMENT ON FUNCTION uds.main_stands(jsonb, text, boolean) IS 'whether the list of a user''s record leaves the department with this uid, or none, the main one';
