@@ -73,14 +73,15 @@ static void
 hide_statement(void *arg)
 {
 	errhidestmt(true);
-	errhidecontext(true);
 }
 
 /*
  * With "hide", the statement that runs is from now on shown neither in
  * pg_stat_activity, where it would stay until the session's next one, nor in
- * the server's log with an error; "function" is named instead.  To be ended
- * with uds_secrets_show_statement(), which an ERROR does by itself.
+ * the server's log with an error; "function" is named instead.  Nor does the
+ * context of an error lead outside: a procedural language would add the
+ * statement there.  To be ended with uds_secrets_show_statement(), which an
+ * ERROR does by itself.
  */
 void
 uds_secrets_hide_statement(ErrorContextCallback *callback, const char *function,
@@ -89,8 +90,8 @@ uds_secrets_hide_statement(ErrorContextCallback *callback, const char *function,
 	char	   *shown;
 
 	callback->callback = hide_statement;
-	callback->arg = NULL;
-	callback->previous = error_context_stack;
+	callback->previous = NULL;
+	callback->arg = error_context_stack;
 	if (!hide)
 		return;
 	shown = psprintf("SELECT %s(...) -- not shown, it may hold secrets", function);
@@ -100,13 +101,13 @@ uds_secrets_hide_statement(ErrorContextCallback *callback, const char *function,
 }
 
 /*
- * Errors are logged with their statements again.  What pg_stat_activity shows
- * stays.
+ * Errors have their statements and contexts again.  What pg_stat_activity
+ * shows stays.
  */
 void
 uds_secrets_show_statement(ErrorContextCallback *callback)
 {
-	error_context_stack = callback->previous;
+	error_context_stack = callback->arg;
 }
 
 /*
