@@ -33,7 +33,7 @@ help:
 #: KEEP=1                         make check keeps its scratch directory
 
 deps:
-	$(TOOL)/deps.sh build demo check fuzz
+	$(TOOL)/deps.sh build demo check checkers
 
 demo:
 	$(TOOL)/demo.sh

@@ -78,6 +78,7 @@ typedef struct UdsTask
 extern void uds_xact_begin(const char *activity);
 extern void uds_xact_commit(void);
 extern void uds_xact_abort(void);
+extern void uds_xact_idle_activity(const char *activity);
 extern void uds_spi_keep_plans(bool keep);
 extern void uds_spi_forget_plans(void);
 extern uint64 uds_bulk_insert(const char *schema, const char *table, const char *sql, int nargs,

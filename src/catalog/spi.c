@@ -68,6 +68,26 @@ uds_xact_begin(const char *activity)
 	pgstat_report_activity(STATE_RUNNING, activity);
 }
 
+/* What pg_stat_activity shows between transactions; empty: what was last done. */
+static char idle_activity[256];
+
+/*
+ * Sets what pg_stat_activity shows between transactions, after the next one;
+ * NULL for nothing in particular.
+ */
+void
+uds_xact_idle_activity(const char *activity)
+{
+	strlcpy(idle_activity, activity ? activity : "", sizeof(idle_activity));
+}
+
+static void
+report_idle(void)
+{
+	pgstat_report_stat(true);
+	pgstat_report_activity(STATE_IDLE, idle_activity[0] != '\0' ? idle_activity : NULL);
+}
+
 /*
  * Ends what uds_xact_begin() began: commits and reports statistics, so that
  * autovacuum learns of what was written.
@@ -78,8 +98,7 @@ uds_xact_commit(void)
 	SPI_finish();
 	PopActiveSnapshot();
 	CommitTransactionCommand();
-	pgstat_report_stat(true);
-	pgstat_report_activity(STATE_IDLE, NULL);
+	report_idle();
 }
 
 /*
@@ -91,8 +110,7 @@ void
 uds_xact_abort(void)
 {
 	AbortOutOfAnyTransaction();
-	pgstat_report_stat(true);
-	pgstat_report_activity(STATE_IDLE, NULL);
+	report_idle();
 }
 
 /* Statements whose plans this session keeps, by their text. */

@@ -24,12 +24,17 @@
 PG_FUNCTION_INFO_V1(uds_progress_rows);
 PG_FUNCTION_INFO_V1(uds_health);
 
+/* An error counts until its source succeeds or is disabled. */
 static const char *const health_sql =
 "SELECT count(*) FILTER (WHERE status = 'init'),"
 "       count(*) FILTER (WHERE status = 'processing'),"
 "       min(created_at) FILTER (WHERE status = 'init'),"
-"       (SELECT message FROM uds.tasks"
-"         WHERE status = 'failed' ORDER BY finished_at DESC LIMIT 1)"
+"       (SELECT t.state ->> 'last_error'"
+"          FROM uds.source_state t"
+"          JOIN uds.source_settings s ON s.id = t.source_id"
+"         WHERE s.enabled AND t.state ? 'failing_since'"
+"         ORDER BY (t.state ->> 'last_error_task')::bigint DESC"
+"         LIMIT 1)"
 "  FROM uds.tasks"
 " WHERE status IN ('init', 'processing')";
 
@@ -150,7 +155,8 @@ uds_progress_rows(PG_FUNCTION_ARGS)
 
 /*
  * uds_health() → one row: launcher_pid, workers (of the whole server), and of
- * this database queued, running, oldest_queued, last_error.
+ * this database queued, running, oldest_queued, last_error (of the sources that
+ * fail now).
  */
 Datum
 uds_health(PG_FUNCTION_ARGS)

@@ -268,7 +268,10 @@ run(UdsTask *task, const TaskTitle *title)
 	ereport(LOG,
 			(errmsg("uds: task " INT64_FORMAT " (%s of source \"%s\") started",
 					title->id, title->kind, title->source)));
+	uds_xact_idle_activity(psprintf("uds: task " INT64_FORMAT " (%s of source \"%s\")",
+									title->id, title->kind, title->source));
 	run_guarded(task, context);
+	uds_xact_idle_activity(NULL);
 	uds_slot_end_task();
 	uds_tasks_broadcast();
 	log_end(title);

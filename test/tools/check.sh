@@ -15,7 +15,7 @@ set -eu
 all_parts="lint unit fuzz mock regress isolation property tap"
 parts=${PARTS:-$all_parts}
 pattern=${TESTS:-}
-fuzz_seconds=${FUZZ_SECONDS:-5}
+fuzz_seconds=${FUZZ_SECONDS:-30}
 jobs=${JOBS:-2}
 limit=${PART_TIMEOUT:-900}
 
@@ -203,9 +203,20 @@ part_unit()
 	[ $((f + broken)) = 0 ]
 }
 
+# fuzz NAME PROGRAM: the first directory takes what is found, the second is only read
+fuzz()
+{
+	local corpora=("$work/fuzz/$1")
+
+	[ ! -d "test/unit/corpus/$1" ] || corpora+=("test/unit/corpus/$1")
+	"$2" -max_total_time="$fuzz_seconds" -timeout=10 -rss_limit_mb=2048 \
+		-print_final_stats=1 -verbosity=1 -artifact_prefix="$logs/fuzz/$1-" \
+		"${corpora[@]}" >"$logs/fuzz/$1.log" 2>&1 && touch "$work/fuzz/$1.passed"
+}
+
 part_fuzz()
 {
-	local file name program clang corpora p=0 f=0
+	local file name program clang names=() p=0 f=0
 
 	cd "$work/src"
 	if ! clang=$("$tools/fuzz-compiler.sh"); then
@@ -213,20 +224,25 @@ part_fuzz()
 		echo "0 0 $(selected 'test/unit/*_fuzz.c' | wc -l)" >"$(counts_file fuzz)"
 		return 0
 	fi
+	mkdir -p "$logs/fuzz"
 	for file in $(selected 'test/unit/*_fuzz.c'); do
 		name=$(basename "$file" _fuzz.c)
 		program=$work/unit/${name}_fuzz
-		mkdir -p "$work/fuzz/$name" "$logs/fuzz"
-		# the first directory takes what is found, the second is only read
-		corpora=("$work/fuzz/$name")
-		[ ! -d "test/unit/corpus/$name" ] || corpora+=("test/unit/corpus/$name")
-		echo "== $name"
+		mkdir -p "$work/fuzz/$name"
 		if ! compile "$file" "$program" "$clang" -fsanitize=fuzzer; then
 			echo "FAILED: $file could not be compiled"
 			f=$((f + 1))
-		elif "$program" -max_total_time="$fuzz_seconds" -timeout=10 -rss_limit_mb=2048 \
-				-print_final_stats=1 -verbosity=1 -artifact_prefix="$logs/fuzz/$name-" \
-				"${corpora[@]}"; then
+			continue
+		fi
+		names+=("$name")
+		[ "$(jobs -rp | wc -l)" -lt "$jobs" ] || wait -n || true
+		fuzz "$name" "$program" &
+	done
+	wait
+	for name in ${names[@]+"${names[@]}"}; do
+		echo "== $name"
+		cat "$logs/fuzz/$name.log"
+		if [ -e "$work/fuzz/$name.passed" ]; then
 			p=$((p + 1))
 		else
 			echo "FAILED: $name; the input that did it is in tmp_check/fuzz"
@@ -334,7 +350,7 @@ part_tap()
 
 # deps.sh leaves alone what is there
 needs="build check"
-! wants fuzz || needs="$needs fuzz"
+{ ! wants fuzz && ! wants lint; } || needs="$needs checkers"
 # shellcheck disable=SC2086
 "$tools/deps.sh" $needs
 pg_require

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# deps.sh [build] [demo] [check] [fuzz]: installs the Debian packages that these
+# deps.sh [build] [demo] [check] [checkers]: installs the Debian packages that these
 # need, as root or through sudo, and only those that are missing.  Says
 # nothing when nothing is.  PG_CONFIG chooses among several servers.
 set -eu
@@ -64,11 +64,13 @@ look_for_check()
 	need libipc-run-perl perl -MIPC::Run -e 1
 }
 
-# Without these the fuzz targets are skipped, so a failure to install them is
-# not the end.
-look_for_fuzz()
+# Without these the fuzz targets and a rule of lint are skipped, so a failure to
+# install them is not the end.
+look_for_checkers()
 {
+	wanted=()
 	has_fuzzer >/dev/null 2>&1 || wanted+=(clang libclang-rt-dev)
+	command -v cppcheck >/dev/null || wanted+=(cppcheck)
 }
 
 as_root()
@@ -90,15 +92,15 @@ server_version()
 	fi
 }
 
-[ $# -gt 0 ] || set -- build demo check fuzz
+[ $# -gt 0 ] || set -- build demo check checkers
 pg_find
 for what in "$@"; do
 	case $what in
 		build) look_for_build ;;
 		demo) need python3 command -v python3 ;;
 		check) look_for_check ;;
-		fuzz) look_for_fuzz ;;
-		*) die "deps.sh knows build, demo, check and fuzz, not $what" ;;
+		checkers) look_for_checkers ;;
+		*) die "deps.sh knows build, demo, check and checkers, not $what" ;;
 	esac
 done
 [ ${#missing[@]} -gt 0 ] || [ ${#wanted[@]} -gt 0 ] || exit 0
@@ -133,9 +135,10 @@ if [ ${#missing[@]} -gt 0 ]; then
 	fi
 fi
 # the server's headers may have brought the compiler along
-if [ ${#wanted[@]} -gt 0 ] && ! has_fuzzer >/dev/null 2>&1; then
-	echo "installing packages for fuzzing: ${wanted[*]}"
+[ ${#wanted[@]} -eq 0 ] || look_for_checkers
+if [ ${#wanted[@]} -gt 0 ]; then
+	echo "installing packages for fuzzing and lint: ${wanted[*]}"
 	if ! as_root apt-get install -q -y --no-install-recommends "${wanted[@]}" >"$log" 2>&1; then
-		echo "they could not be installed; fuzz targets will be skipped"
+		echo "they could not be installed; what needs them will be skipped"
 	fi
 fi

@@ -4,8 +4,10 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 MAX_LINES = 600
 results = []
@@ -17,6 +19,12 @@ def check(name, problems):
     print("%sok %d - %s" % ("" if not problems else "not ", len(results), name))
     for problem in problems:
         print("# " + problem)
+
+
+def skip(name, why):
+    """Says that a rule could not be checked."""
+    results.append(True)
+    print("ok %d - %s # SKIP %s" % (len(results), name, why))
 
 
 def files(top, *endings):
@@ -138,6 +146,51 @@ def lint_grants():
           else ["src/sql/tables.sql is not the first part, or begins with something else"])
 
 
+def output(*command):
+    return subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+                          universal_newlines=True).stdout.split()
+
+
+def lint_clang():
+    """The build is gcc's; clang warns of other things."""
+    name = "clang has no warning"
+    clang = shutil.which("clang")
+    pg_config = os.environ.get("PG_CONFIG") or shutil.which("pg_config")
+    if not clang or not pg_config:
+        skip(name, "no %s" % ("pg_config" if clang else "clang"))
+        return
+    command = [clang, "-fsyntax-only", "-Wall", "-Wextra", "-Werror", "-Wno-unused-parameter",
+               "-Wno-missing-field-initializers", "-Wno-sign-compare", "-D_GNU_SOURCE", "-Isrc",
+               "-isystem", *output(pg_config, "--includedir-server"),
+               *output("pkg-config", "--cflags", "libcurl", "libcjson")]
+
+    def compile_one(path):
+        done = subprocess.run([*command, path], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                              universal_newlines=True)
+        lines = [line for line in done.stdout.splitlines() if re.search(r"(error|warning):", line)]
+        return lines or ([] if done.returncode == 0 else ["%s: clang failed" % path])
+
+    with ThreadPoolExecutor(2) as pool:
+        check(name, [line for lines in pool.map(compile_one, list(files("src", ".c"))) for line in lines])
+
+
+def lint_cppcheck():
+    name = "cppcheck finds nothing"
+    cppcheck = shutil.which("cppcheck")
+    if not cppcheck:
+        skip(name, "no cppcheck")
+        return
+    done = subprocess.run(
+        [cppcheck, "-q", "-j2", "--enable=warning,portability", "--inline-suppr", "--max-configs=1",
+         "--template={file}:{line}: {severity}: {message} ({id})", "--suppress=missingInclude",
+         "--suppress=unknownMacro", "-Isrc", "-DFLEXIBLE_ARRAY_MEMBER=", "-DINT64_FORMAT=\"%ld\"",
+         "-DUINT64_FORMAT=\"%lu\"", "-DNULL=((void *) 0)", "-DERROR=21",
+         "-Dpg_attribute_noreturn()=__attribute__((noreturn))",
+         "-Dereport(elevel,...)=((elevel) >= ERROR ? abort() : (void) 0)", "src"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True)
+    check(name, done.stderr.splitlines() or ([] if done.returncode == 0 else ["cppcheck failed"]))
+
+
 def lint_json():
     problems = []
     for path in ["META.json", *files("src/connectors", ".json")]:
@@ -170,5 +223,7 @@ lint_sql()
 lint_grants()
 lint_json()
 lint_scripts()
+lint_clang()
+lint_cppcheck()
 print("1..%d" % len(results))
 sys.exit(0 if all(results) else 1)
