@@ -51,6 +51,8 @@ try_options(const UdsManifest *manifest, const char *options)
 		abort();
 	if (problem != NULL)
 		return;
+	if ((uds_manifest_check_secrets(manifest, options, &hint) == NULL) != (hint == NULL))
+		abort();
 	uds_manifest_option_values(manifest, options, &count);
 	for (i = 0; i < manifest->noptions; i++)
 	{
