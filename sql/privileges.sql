@@ -38,7 +38,7 @@ RESET ROLE;
 CREATE ROLE regress_uds_operator;
 GRANT USAGE ON SCHEMA uds TO regress_uds_operator;
 GRANT EXECUTE ON FUNCTION uds_create_source, uds_alter_source, uds_drop_source, uds_test_source,
-	uds_sync, uds_preview, uds_retry, uds_approve, uds_reject, uds_undo, uds_wait, uds_cancel,
+	uds_arm, uds_sync, uds_preview, uds_retry, uds_approve, uds_reject, uds_undo, uds_wait, uds_cancel,
 	uds_health, uds.progress_rows TO regress_uds_operator;
 GRANT SELECT ON uds.sources, uds.tasks, uds.task_errors, uds.changes, uds.raw_log, uds.progress
 	TO regress_uds_operator;

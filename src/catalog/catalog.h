@@ -24,6 +24,7 @@ typedef struct UdsSource
 	char	   *type;
 	Oid			owner;
 	bool		enabled;
+	bool		armed;			/* may be read from this database */
 	char	   *on_deleted;
 	char	   *on_missing;
 	char	   *manifest;		/* JSON text; NULL for types without one */
@@ -113,6 +114,13 @@ extern void uds_source_save_token(const UdsSource *source, const char *token,
 								  TimestampTz expires_at);
 extern void uds_source_note_success(int64 id, int64 task);
 extern void uds_source_note_failure(int64 id, int64 task, const char *message);
+
+/* sources.c */
+extern int64 uds_source_find(const char *name, Oid caller, char **owner, char **type,
+							 Datum *options);
+
+/* arming.c */
+extern void uds_arming_refuse(const char *source) pg_attribute_noreturn();
 
 /* secrets.c */
 extern void uds_secrets_check_options(const char *name, Datum options, Oid caller);

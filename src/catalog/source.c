@@ -36,9 +36,10 @@ static const char *const load_sql =
 "                               LEFT JOIN uds.source_secrets x"
 "                                 ON x.source_id = s.id AND x.name = n.name), '{}'))::text,"
 "       to_jsonb(s.match_keys)::text, s.priority, to_jsonb(s.columns)::text,"
-"       s.guard_percent, s.guard_min"
+"       s.guard_percent, s.guard_min, s.armed_in IS NOT DISTINCT FROM i.id"
 "  FROM uds.source_settings s"
 "  JOIN uds.source_types t ON t.name = s.type"
+" CROSS JOIN uds.installation i"
 " WHERE ";
 
 static const char *const references_sql =
@@ -207,6 +208,7 @@ load(const char *condition, Oid type, Datum value)
 	source->columns = uds_spi_text(0, 12);
 	source->guard_percent = strtod(uds_spi_text(0, 13), NULL);
 	source->guard_min = pg_strtoint32(uds_spi_text(0, 14));
+	source->armed = uds_spi_text(0, 15)[0] == 't';
 
 	source->owner = get_role_oid(owner, true);
 	if (!OidIsValid(source->owner))

@@ -62,10 +62,11 @@ static const char *const merge_options_sql =
 static const char *const insert_sql =
 "INSERT INTO uds.source_settings"
 "       (name, type, options, title, enabled, match_keys, on_deleted, on_missing,"
-"        guard_percent, guard_min, priority, columns, owner, secrets)"
+"        guard_percent, guard_min, priority, columns, owner, secrets, armed_in)"
 "VALUES ($1, $2, $3 - $14::text[], $4, coalesce($5, true), coalesce($6, '{}'),"
 "        coalesce($7, 'delete'), coalesce($8, 'disable'), coalesce($9, 20),"
-"        coalesce($10, 10), coalesce($11, 100), nullif($12, '{*}'), $13, $14)"
+"        coalesce($10, 10), coalesce($11, 100), nullif($12, '{*}'), $13, $14,"
+"        (SELECT id FROM uds.installation))"
 "RETURNING id";
 
 static const char *const update_sql =
@@ -267,9 +268,13 @@ secrets_by_value(Datum options, Datum secrets)
 						 2, types, values, NULL, &isnull);
 }
 
-/* Finds a source and locks it; ERROR if there is none or it is another's. */
-static int64
-find_source(const char *name, Oid caller, char **owner, char **type, Datum *options)
+/*
+ * Finds a source by name and locks it; returns its id, and palloc'd its owner
+ * and type and, unless NULL, its options with their secrets.  ERROR if there is
+ * none, or it belongs to somebody else than the caller.
+ */
+int64
+uds_source_find(const char *name, Oid caller, char **owner, char **type, Datum *options)
 {
 	Oid			types[1] = {TEXTOID};
 	Datum		values[1] = {CStringGetTextDatum(name)};
@@ -345,7 +350,7 @@ store_source(FunctionCallInfo fcinfo, Oid caller, bool create)
 
 	if (!create)
 	{
-		find_source(name, caller, &owner, &type, &stored);
+		uds_source_find(name, caller, &owner, &type, &stored);
 		if (!OidIsValid(get_role_oid(owner, true)))
 			owner = GetUserNameFromId(caller, false);
 	}
@@ -517,7 +522,7 @@ uds_drop_source(PG_FUNCTION_ARGS)
 	require_argument(fcinfo, 0, "name");
 	uds_become(uds_extension_owner(), &saved);
 	SPI_connect();
-	id = find_source(text_to_cstring(PG_GETARG_TEXT_PP(0)), caller, &owner, &type,
+	id = uds_source_find(text_to_cstring(PG_GETARG_TEXT_PP(0)), caller, &owner, &type,
 					 NULL);
 	values[0] = Int64GetDatum(id);
 	uds_spi_exec("UPDATE uds.tasks"

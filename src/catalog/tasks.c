@@ -58,7 +58,7 @@
 #define LOCK_QUEUE	0x7564
 #define LOCK_CLAIM	0x7565
 
-/* kinds that read the source, and so need it enabled */
+/* kinds that read the source, and so need it enabled and armed */
 #define READING_KINDS "('sync', 'preview', 'event')"
 
 static const char *const waiting_sql =
@@ -117,16 +117,22 @@ static const char *const claim_sql =
 "                FOR NO KEY UPDATE SKIP LOCKED)"
 " RETURNING id, kind, mode, force, attempt, coalesce(retry_of, 0)";
 
-static const char *const cancel_disabled_sql =
-"UPDATE uds.tasks"
-"   SET status = 'canceled', finished_at = clock_timestamp(),"
-"       message = 'the source is disabled'"
-" WHERE id IN (SELECT t.id"
-"                FROM uds.tasks t"
-"                JOIN uds.source_settings s ON s.id = t.source_id"
-"               WHERE t.status = 'init' AND t.kind IN " READING_KINDS
-"                 AND t.due_at <= clock_timestamp() AND NOT s.enabled"
-"                 FOR NO KEY UPDATE OF t SKIP LOCKED)";
+static const char *const cancel_unreadable_sql =
+"UPDATE uds.tasks k"
+"   SET status = 'canceled', finished_at = clock_timestamp(), message = w.why"
+"  FROM (SELECT t.id,"
+"               CASE WHEN s.enabled"
+"                    THEN 'the source is not armed in this database, a copy of the one it was set up in."
+" Hint: If it shall be read from here, call uds_arm() and queue the task again.'"
+"                    ELSE 'the source is disabled' END AS why"
+"          FROM uds.tasks t"
+"          JOIN uds.source_settings s ON s.id = t.source_id"
+"         CROSS JOIN uds.installation i"
+"         WHERE t.status = 'init' AND t.kind IN " READING_KINDS
+"           AND t.due_at <= clock_timestamp()"
+"           AND NOT (s.enabled AND s.armed_in IS NOT DISTINCT FROM i.id)"
+"           FOR NO KEY UPDATE OF t SKIP LOCKED) AS w"
+" WHERE k.id = w.id";
 
 /* What a task came to: columns, and their values from $2 on. */
 #define OUTCOME \
@@ -328,9 +334,9 @@ uds_task_queue(int64 source, const char *kind, const char *mode, bool force,
  * False if there is none, or none that can be had without waiting.
  *
  * The attempt is counted and the task announced; both hold once the caller
- * commits, which it must do before the task begins.  Due tasks of disabled
- * sources end canceled, unless they only put back or approve what has been
- * read already.
+ * commits, which it must do before the task begins.  Due tasks of sources that
+ * are disabled or not armed end canceled, unless they only put back or approve
+ * what has been read already.
  */
 bool
 uds_task_claim(UdsTask *task, void (*announce) (const UdsTask *))
@@ -339,7 +345,7 @@ uds_task_claim(UdsTask *task, void (*announce) (const UdsTask *))
 	SPITupleTable *sources;
 	uint64		n;
 
-	uds_spi_exec(cancel_disabled_sql, 0, NULL, NULL, NULL);
+	uds_spi_exec(cancel_unreadable_sql, 0, NULL, NULL, NULL);
 	n = uds_spi_exec(due_sources_sql, 0, NULL, NULL, NULL);
 	sources = SPI_tuptable;
 	for (uint64 i = 0; i < n; i++)

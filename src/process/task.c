@@ -245,6 +245,9 @@ fetch(UdsTask *task, UdsSource *source)
 	UdsManifest *manifest;
 	char	   *error = NULL;
 
+	/* the claim has seen to it already; a copy must be safe beyond doubt */
+	if (!source->armed)
+		uds_arming_refuse(source->name);
 	manifest = source->manifest ? uds_manifest_parse(source->manifest, &error) : NULL;
 	if (manifest == NULL)
 		ereport(ERROR,

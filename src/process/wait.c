@@ -40,9 +40,10 @@ PG_FUNCTION_INFO_V1(uds_test_source);
 #define NOTICE_MS	1000
 
 static const char *const source_sql =
-"SELECT id, type, enabled"
-"  FROM uds.source_settings"
-" WHERE name = $1";
+"SELECT s.id, s.type, s.enabled, s.armed_in IS NOT DISTINCT FROM i.id"
+"  FROM uds.source_settings s"
+" CROSS JOIN uds.installation i"
+" WHERE s.name = $1";
 
 static const char *const task_sql =
 "SELECT t.status, t.message, t.kind, t.mode, t.force, t.source_id, s.name, t.xmin"
@@ -241,8 +242,9 @@ uds_wait_queue(const UdsQueueRequest *queue, bool wait)
 }
 
 /*
- * Finds a source that can be read; ERROR with a hint if it is unknown,
- * disabled, or of the kind that is pushed to.  SPI must be connected.
+ * Finds a source that can be read; ERROR with a hint if it is unknown or of
+ * the kind that is pushed to, or, unless "for_test", disabled or not armed.  SPI
+ * must be connected.
  */
 int64
 uds_wait_find_source(const char *name, bool for_test)
@@ -267,6 +269,8 @@ uds_wait_find_source(const char *name, bool for_test)
 				 errmsg("source \"%s\" is disabled", name),
 				 errhint("Enable it with uds_alter_source(%s, enabled => true).",
 						 quote_literal_cstr(name))));
+	if (!for_test && uds_spi_text(0, 4)[0] != 't')
+		uds_arming_refuse(name);
 	return DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0],
 									   SPI_tuptable->tupdesc, 1, &isnull));
 }

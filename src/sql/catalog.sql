@@ -34,11 +34,20 @@ AS 'MODULE_PATHNAME', 'uds_drop_source';
 REVOKE ALL ON FUNCTION @extschema@.uds_drop_source FROM PUBLIC;
 COMMENT ON FUNCTION @extschema@.uds_drop_source IS 'forgets a source; its rows stay and its memberships become hand-made, or with keep_data => false the rows that only it brought go';
 
+CREATE FUNCTION @extschema@.uds_arm(source text DEFAULT NULL)
+RETURNS integer
+LANGUAGE c VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS 'MODULE_PATHNAME', 'uds_arm';
+REVOKE ALL ON FUNCTION @extschema@.uds_arm FROM PUBLIC;
+COMMENT ON FUNCTION @extschema@.uds_arm IS 'lets a source be read from this database, a copy of the one it was created in, or, without an argument, all sources of the caller; returns how many were not armed before';
+
 INSERT INTO uds.source_types (name, title, builtin)
 VALUES ('push', 'Records pushed to us', true);
 
-INSERT INTO uds.source_settings (name, type, title, owner)
-VALUES ('api', 'push', 'Pushed records that name no source', current_user);
+INSERT INTO uds.source_settings (name, type, title, owner, armed_in)
+SELECT 'api', 'push', 'Pushed records that name no source', current_user, i.id
+FROM uds.installation i;
 
 CREATE FUNCTION uds.replace_api()
 RETURNS trigger

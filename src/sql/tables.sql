@@ -17,13 +17,20 @@ CREATE TABLE uds.source_types
 	name		text PRIMARY KEY CHECK (name ~ '^[a-z][a-z0-9_]{0,62}$'),
 	title		text NOT NULL,
 	manifest	jsonb,
-	pull		regprocedure,
+	pull		text,
 	builtin		boolean NOT NULL DEFAULT false
 );
 COMMENT ON TABLE uds.source_types IS 'kinds of sources that can be created';
 COMMENT ON COLUMN uds.source_types.manifest IS 'how a source of this type is read; see doc/extending.md';
-COMMENT ON COLUMN uds.source_types.pull IS 'function that reads a source of this type, instead of a manifest';
+COMMENT ON COLUMN uds.source_types.pull IS 'function that reads a source of this type, instead of a manifest, as regprocedure shows it';
 COMMENT ON COLUMN uds.source_types.builtin IS 'came with the extension';
+
+CREATE VIEW uds.installation AS
+SELECT c.system_identifier || '/' || d.oid AS id
+FROM pg_control_system() AS c
+JOIN pg_database d ON d.datname = current_database();
+COMMENT ON VIEW uds.installation IS 'which database of which server this is; a copy, or a database restored from a dump, is another one';
+COMMENT ON COLUMN uds.installation.id IS 'system identifier of the server and OID of the database';
 
 CREATE TABLE uds.source_settings
 (
@@ -42,6 +49,7 @@ CREATE TABLE uds.source_settings
 	columns		text[],
 	secrets		text[] NOT NULL DEFAULT '{}',
 	owner		name NOT NULL,
+	armed_in	text,
 	created_at	timestamptz NOT NULL DEFAULT now(),
 	updated_at	timestamptz NOT NULL DEFAULT now()
 );
@@ -55,6 +63,7 @@ COMMENT ON COLUMN uds.source_settings.priority IS 'of several sources on one row
 COMMENT ON COLUMN uds.source_settings.columns IS 'the only columns the source may set; NULL = all settable ones';
 COMMENT ON COLUMN uds.source_settings.secrets IS 'secret options given by value: after a restore they are not in uds.source_secrets';
 COMMENT ON COLUMN uds.source_settings.owner IS 'the role that created the source; target tables are written with its rights';
+COMMENT ON COLUMN uds.source_settings.armed_in IS 'the uds.installation from which the source may be read: where it was created, or uds_arm() was called';
 
 CREATE TABLE uds.source_secrets
 (
@@ -385,12 +394,15 @@ SELECT s.id, s.name, s.type, s.title, s.enabled,
 	   coalesce(t.state, '{}') AS sync_state,
 	   s.created_at, s.updated_at,
 	   s.match_keys, s.on_deleted, s.on_missing,
-	   s.guard_percent, s.guard_min, s.priority, s.columns
+	   s.guard_percent, s.guard_min, s.priority, s.columns,
+	   s.armed_in IS NOT DISTINCT FROM i.id AS armed
 FROM uds.source_settings s
+CROSS JOIN uds.installation i
 LEFT JOIN uds.source_state t ON t.source_id = s.id;
 COMMENT ON VIEW uds.sources IS 'registered sources; secrets are shown as ********';
 COMMENT ON COLUMN uds.sources.policies IS 'how its records are matched, guarded and withdrawn';
 COMMENT ON COLUMN uds.sources.sync_state IS 'last success, last failure and since when, cursors';
+COMMENT ON COLUMN uds.sources.armed IS 'false in a copy of the database, or after a restore: the source is not read until uds_arm()';
 
 CREATE VIEW uds.department_tree AS
 WITH RECURSIVE tree AS

@@ -229,6 +229,9 @@ query('CREATE DATABASE restored');
 command_ok([ 'psql', '-X', '-q', '-v', 'ON_ERROR_STOP=1', '-d', $node->connstr('restored'), '-f', "$secret_file.dump" ],
 	'the dump can be restored');
 is(query($policies, 'restored'), query($policies), 'the sources are there, with their policies, api included');
+like(run(q{SELECT uds_sync('env', wait => true)}, 'restored'), qr/source "env" is not armed in this database/,
+	'none is read until it is armed');
+is(query('SELECT uds_arm()', 'restored'), query('SELECT count(*) FROM uds.sources'), 'which uds_arm() does for all');
 like(run(q{SELECT uds_sync('value', wait => true)}, 'restored'),
 	qr/failed: invalid options of source "value": secret option "secret" has no value in this database\. Hint: Secrets are not part of a dump\. Give it again with uds_alter_source\(\)\./,
 	'the one with a secret by value asks for it');
