@@ -36,11 +36,15 @@ static const Oid arg_types[ARGS] = {
 	TEXTOID, TEXTOID, NUMERICOID, INT4OID, INT4OID, TEXTARRAYOID
 };
 
+/*
+ * A secret that a restore has left without a value is null, and stays known.
+ */
 static const char *const find_sql =
 "SELECT id, owner, type,"
-"       options || coalesce((SELECT jsonb_object_agg(x.name, x.value)"
-"                            FROM uds.source_secrets x"
-"                            WHERE x.source_id = s.id), '{}')"
+"       options || coalesce((SELECT jsonb_object_agg(n.name, x.value)"
+"                            FROM unnest(s.secrets) AS n (name)"
+"                            LEFT JOIN uds.source_secrets x"
+"                              ON x.source_id = s.id AND x.name = n.name), '{}')"
 "  FROM uds.source_settings s"
 " WHERE name = $1"
 "   FOR UPDATE";
@@ -92,7 +96,7 @@ static const char *const store_secrets_sql =
 "WITH given AS"
 "     (SELECT key, value"
 "        FROM jsonb_each_text($2)"
-"       WHERE key = ANY ($3::text[])),"
+"       WHERE key = ANY ($3::text[]) AND value IS NOT NULL),"
 "     gone AS"
 "     (DELETE FROM uds.source_secrets"
 "       WHERE source_id = $1"

@@ -201,6 +201,10 @@ is(wait_task($node, $task), 'success', 'and then goes on');
 #
 # None of it is where it should not be
 #
+query(qq{
+	INSERT INTO uds.source_types (name, title, manifest)
+	SELECT 'two', 'two', jsonb_set(manifest, '{options,more}', '{"secret": true}') FROM uds.source_types WHERE name = 'wecom';
+	SELECT uds_create_source('two', 'two', '{"corpid": "c", "secret": {"\$env": "UDS_CANARY"}, "more": "$cores{value}"}')});
 query(q{SELECT uds_alter_source('api', title => 'Our HR system', priority => 7, on_deleted => 'keep')});
 command_ok([ 'pg_dump', '-d', $node->connstr('postgres'), '-f', "$secret_file.dump" ], 'the database can be dumped');
 cmp_ok(query(q{SELECT count(*) FROM pg_stat_statements WHERE query LIKE '%uds_create_source%'}), '>=', 1,
@@ -235,6 +239,14 @@ is(query('SELECT uds_arm()', 'restored'), query('SELECT count(*) FROM uds.source
 like(run(q{SELECT uds_sync('value', wait => true)}, 'restored'),
 	qr/failed: invalid options of source "value": secret option "secret" has no value in this database\. Hint: Secrets are not part of a dump\. Give it again with uds_alter_source\(\)\./,
 	'the one with a secret by value asks for it');
+like(run(q{SELECT uds_sync('two', wait => true)}, 'restored'),
+	qr/invalid options of source "two": secret option "more" has no value in this database/,
+	'so does one with a secret that is not required');
+like(run(q{SELECT uds_alter_source('two', options => '{"corpid": "c2"}'); SELECT uds_sync('two', wait => true)}, 'restored'),
+	qr/invalid options of source "two": secret option "more" has no value in this database/,
+	'and does not forget it while other options change');
+unlike(run(q{SELECT uds_alter_source('two', options => '{"more": null}'); SELECT uds_sync('two', wait => true)}, 'restored'),
+	qr/option/, 'until it is told to');
 like(run(q{SELECT * FROM uds_test_source('value')}, 'restored'), qr/secret option "secret" has no value in this database/,
 	'so does uds_test_source()');
 is(run(q{SELECT uds_alter_source('value', enabled => false); SELECT uds_alter_source('value', enabled => true)}, 'restored'),
