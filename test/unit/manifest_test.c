@@ -240,6 +240,26 @@ options_are(const UdsManifest *manifest, const char *options, const char *expect
 }
 
 static void
+secrets_are(const UdsManifest *manifest, const char *options, const char *expected)
+{
+	char	   *hint;
+	char	   *problem = uds_manifest_check_secrets(manifest, options, &hint);
+
+	is(problem ? problem : "fine", expected, options);
+	is(hint ? hint : "none", problem == NULL ? "none" :
+	   "Secrets are not part of a dump. Give it again with uds_alter_source().", "hint");
+}
+
+static void
+check_secrets(const UdsManifest *manifest)
+{
+	secrets_are(manifest, "{\"id\": \"a\", \"key\": \"k\"}", "fine");
+	secrets_are(manifest, "{\"key\": \"k\"}", "fine");
+	secrets_are(manifest, "{\"id\": \"a\", \"key\": null}", "secret option \"key\" has no value in this database");
+	secrets_are(manifest, "{\"id\": \"a\"}", "secret option \"key\" has no value in this database");
+}
+
+static void
 check_options(const UdsManifest *manifest)
 {
 	UdsVariable *values;
@@ -308,6 +328,7 @@ main(void)
 	{
 		check_result(manifest);
 		check_options(manifest);
+		check_secrets(manifest);
 	}
 	check_top();
 	check_options_part();
