@@ -21,6 +21,7 @@
 #include "executor/spi.h"
 #include "fmgr.h"
 #include "miscadmin.h"
+#include "tcop/utility.h"
 #include "utils/builtins.h"
 
 #include "catalog/catalog.h"
@@ -65,6 +66,7 @@ uds_arm(PG_FUNCTION_ARGS)
 	char		nulls[4] = "   ";
 	uint64		armed;
 
+	PreventCommandDuringRecovery("uds_arm()");
 	uds_become(uds_extension_owner(), &saved);
 	SPI_connect();
 	if (PG_ARGISNULL(0))
