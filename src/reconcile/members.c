@@ -67,8 +67,7 @@ static const char *const new_main_sql =
 "INSERT INTO uds_referred (pk, department_id)"
 "SELECT a.user_id, a.department_id"
 "  FROM uds_asserted a"
-"  JOIN uds_desired d ON d.pk = a.user_id AND d.is_new"
-" WHERE a.is_choice";
+" WHERE a.is_new AND a.is_choice";
 
 /* The same where some of the departments are not there. */
 static const char *const new_main_left_sql =
@@ -77,7 +76,7 @@ static const char *const new_main_left_sql =
 "       coalesce((min(ARRAY[a.main_ord, a.department_id]) FILTER (WHERE a.main_ord IS NOT NULL))[2],"
 "                (min(ARRAY[a.ord, a.department_id]))[2])"
 "  FROM uds_asserted a"
-"  JOIN uds_desired d ON d.pk = a.user_id AND d.is_new"
+" WHERE a.is_new"
 " GROUP BY a.user_id";
 
 /*
@@ -86,8 +85,8 @@ static const char *const new_main_left_sql =
  */
 static const char *const assert_sql =
 "INSERT INTO uds_asserted (user_id, department_id, is_owner, main_ord, source_id, priority, ord,"
-"                          is_choice)"
-"SELECT l.pk, f.pk, e.is_owner, e.main_ord, l.source_id, l.priority, e.ord, e.is_choice"
+"                          is_choice, is_new)"
+"SELECT l.pk, f.pk, e.is_owner, e.main_ord, l.source_id, l.priority, e.ord, e.is_choice, l.is_new"
 "  FROM ({live}) AS l"
 " CROSS JOIN LATERAL uds.listed(l.data -> 'departments', l.fold_departments) AS e"
 "  LEFT JOIN uds_department_ref f ON f.source_id = l.source_id AND f.uid_key = e.uid_key";
@@ -213,10 +212,10 @@ static const char *const diff_sql =
 
 /* Which of the memberships in asserted, a. */
 static const char *const of_known_sql =
-"          JOIN uds_desired k ON k.pk = a.user_id AND NOT k.is_new";
+"         WHERE NOT a.is_new";
 
 static const char *const of_new_sql =
-"          JOIN uds_desired k ON k.pk = a.user_id AND k.is_new";
+"         WHERE a.is_new";
 
 static const char *const withdraw_sql =
 "WITH written AS"
@@ -266,7 +265,7 @@ static const char *const add_new_sql =
 "     (INSERT INTO uds.department_members AS m (department_id, user_id, is_owner, source_id)"
 "      SELECT a.department_id, a.user_id, a.is_owner, a.source_id"
 "        FROM uds_asserted a"
-"        JOIN uds_desired d ON d.pk = a.user_id AND d.is_new"
+"       WHERE a.is_new"
 "       ORDER BY a.department_id, a.user_id"
 "   RETURNING m.*)"
 "INSERT INTO uds_changed (resource, pk, uid, action, after)"

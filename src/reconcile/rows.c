@@ -20,12 +20,12 @@
 
 #include "reconcile/stage.h"
 
-/* Limits a record to the columns that its source may set. */
+/* Limits a record to what its source may set. */
 #define SETTABLE(data, columns) \
-"CASE WHEN " columns " IS NULL THEN " data \
+"CASE WHEN " columns " IS NULL THEN " UDS_SETTABLE(data) \
 "     ELSE (SELECT coalesce(jsonb_object_agg(e.key, e.value), '{}')" \
 "             FROM jsonb_each(" data ") AS e" \
-"            WHERE e.key = ANY (" columns ")) END"
+"            WHERE e.key = ANY (" columns ") AND e.key <> ALL ('{unsettable}'::text[])) END"
 
 /*
  * The rows that records in work stand behind, each with the attributes of
@@ -84,7 +84,7 @@ static const char *const single_sql =
  */
 static const char *const desire_sql =
 "INSERT INTO uds_desired (n, pk, uid, merged, is_new, leave, noted, was_disabled, is_disabled)"
-"SELECT row_number() OVER (), q.pk, q.uid, q.data - '{unsettable}'::text[], q.is_new,"
+"SELECT row_number() OVER (), q.pk, q.uid, q.data, q.is_new,"
 "       CASE WHEN NOT q.may_leave THEN NULL"
 "            WHEN q.policy = 'delete' AND NOT q.is_ours THEN 'disable'"
 "            ELSE q.policy END,"

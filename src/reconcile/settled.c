@@ -33,7 +33,7 @@ static const char *const known_sql =
 static const char *const same_sql =
 "INSERT INTO uds_settled (n, pk, names, list, merged)"
 "SELECT i.n, l.resource_pk::bigint, i.data ? 'departments', i.data -> 'departments',"
-"       {settable} - '{unsettable}'::text[]"
+"       {settable}"
 "  FROM uds_incoming i"
 "  JOIN uds.records r ON r.source_id = $1 AND r.data_type = 'user' AND r.uid_key = i.uid_key"
 "                    AND r.uid = i.uid AND r.hash = i.hash AND NOT r.deleted"
@@ -66,10 +66,10 @@ static const char *const rows_sql =
 " WHERE (n.old).id IS NULL OR NOT (n.old).enabled OR record_image_ne(ROW({values}), ROW({old}))";
 
 /* Limits a record to the columns that its source may set. */
-static const char *const settable_sql =
+static const char *const limited_sql =
 "(SELECT coalesce(jsonb_object_agg(e.key, e.value), '{}')"
 "   FROM jsonb_each(i.data) AS e"
-"  WHERE {columns}::jsonb ? e.key)";
+"  WHERE {columns}::jsonb ? e.key AND e.key <> ALL ('{unsettable}'::text[]))";
 
 /*
  * Users with a membership too many, too few or of other flags, or with another
@@ -125,15 +125,15 @@ static const char *const drop_suspects_sql =
 static char *
 same_statement(const UdsRun *run, const UdsResource *resource)
 {
-	const char *settable = "i.data";
+	char	   *settable = uds_stage_expand(run->source->columns ? limited_sql : UDS_SETTABLE("i.data"),
+										"unsettable", resource->unsettable, NULL);
 
 	if (run->source->columns != NULL)
-		settable = uds_stage_expand(settable_sql, "columns",
+		settable = uds_stage_expand(settable, "columns",
 									quote_literal_cstr(run->source->columns), NULL);
 	return uds_stage_expand(same_sql,
 							"alone", run->shared ? alone_sql : "",
-							"settable", settable,
-							"unsettable", resource->unsettable, NULL);
+							"settable", settable, NULL);
 }
 
 /* The statement that finds rows which are not as their record wants them. */

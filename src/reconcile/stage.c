@@ -130,7 +130,7 @@ static const char *const create_sql[] = {
 	 */
 	"CREATE TEMP TABLE uds_asserted"
 	"(user_id bigint, department_id bigint, is_owner boolean, main_ord bigint,"
-	" source_id bigint, priority integer, ord bigint, is_choice boolean)",
+	" source_id bigint, priority integer, ord bigint, is_choice boolean, is_new boolean)",
 
 	/*
 	 * users whose memberships this task decides; silent: sources whose record
@@ -529,7 +529,8 @@ uds_stage_count(const UdsRun *run, const char *sql)
 #define OWN_LIVE \
 "SELECT w.pk, s.id AS source_id, s.priority, w.data," \
 "       coalesce(t.manifest -> 'ignore_case' ? 'user', false) AS fold_users," \
-"       coalesce(t.manifest -> 'ignore_case' ? 'department', false) AS fold_departments" \
+"       coalesce(t.manifest -> 'ignore_case' ? 'department', false) AS fold_departments," \
+"       coalesce(w.link = 'new', false) AS is_new" \
 "  FROM uds_work w, uds.source_settings s" \
 "  JOIN uds.source_types t ON t.name = s.type" \
 " WHERE w.pk IS NOT NULL AND NOT w.gone AND s.id = $1"
@@ -538,7 +539,7 @@ uds_stage_count(const UdsRun *run, const char *sql)
 #define OTHERS_LIVE \
 "SELECT d.pk, s.id, s.priority, r.data," \
 "       coalesce(t.manifest -> 'ignore_case' ? 'user', false)," \
-"       coalesce(t.manifest -> 'ignore_case' ? 'department', false)" \
+"       coalesce(t.manifest -> 'ignore_case' ? 'department', false), false" \
 "  FROM uds_desired d" \
 "  JOIN uds.record_resources l ON l.resource_pk = d.pk::text AND l.resource = "
 
@@ -549,7 +550,7 @@ uds_stage_count(const UdsRun *run, const char *sql)
 
 /*
  * Returns a query for the live records behind the rows in desired: pk,
- * source_id, priority, data, fold_users, fold_departments.
+ * source_id, priority, data, fold_users, fold_departments, is_new.
  */
 const char *
 uds_stage_live(const UdsRun *run, const UdsResource *resource)

@@ -39,6 +39,14 @@ typedef struct UdsResource
 	bool		has_protected;	/* has rows that no sync disables or deletes */
 } UdsResource;
 
+/*
+ * A record without what no source may set.  Most have nothing of it, and taking
+ * nothing away would make a copy.
+ */
+#define UDS_SETTABLE(data) \
+	"CASE WHEN " data " ?| '{unsettable}'::text[]" \
+	" THEN " data " - '{unsettable}'::text[] ELSE " data " END"
+
 typedef struct UdsRun
 {
 	const UdsTask *task;
