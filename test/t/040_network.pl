@@ -359,7 +359,6 @@ like(failure(), qr/^failed: .*: no connection to 127\.0\.0\.1 port \d+ within 2\
 set_option('base_url', 'http://127.0.0.1:' . $silent->sockport . '/wecom');
 like(failure(), qr/^failed: .*: no complete response from 127\.0\.0\.1 port \d+ within 2\d\d\d ms, tried 2 times/,
 	'a server that says nothing');
-close $silent;
 set_option('base_url', "http://hang.test:$port/wecom");
 like(failure(), qr/^failed: .*: could not resolve host "hang\.test" within 2\d\d\d ms, tried 2 times/,
 	'a DNS server that does not answer');
@@ -373,6 +372,29 @@ my $pid = query("SELECT pid FROM uds.progress WHERE task_id = $task");
 is(query("SELECT uds_cancel($task)"), 't', 'the task can be canceled');
 is(wait_task($node, $task), 'canceled', 'and is');
 poll($node, "SELECT count(*) = 0 FROM pg_stat_activity WHERE pid = $pid", 'and its worker ends');
+
+# nor a database from being dropped
+foreach my $case (
+	[ 'a name is looked up', "http://hang.test:$port/wecom" ],
+	[ 'nobody says hello', 'https://127.0.0.1:' . $silent->sockport . '/wecom' ],
+	[ 'a body trickles in', $mock->base_url, { kind => 'slow', path => '*/department/list', bytes => 1, interval_ms => 100 } ])
+{
+	my ($what, $url, @faults) = @$case;
+	my $requests = 1 + @faults;
+
+	query('CREATE DATABASE doomed');
+	$node->safe_psql('doomed', 'CREATE EXTENSION uds');
+	create_wecom_source($node, $mock, db => 'doomed', options => { base_url => $url });
+	$mock->control({ faults => \@faults });
+	$task = $node->safe_psql('doomed', q{SELECT uds_sync('wecom')});
+	$node->poll_query_until('doomed',
+		"SELECT requests_done = $requests FROM uds.progress WHERE task_id = $task")
+	  or die "task $task does not run";
+	query('DROP DATABASE doomed');
+	pass("a database can be dropped while $what");
+}
+close $silent;
+$mock->control({ faults => [] });
 
 #
 # Listings without an end
