@@ -159,5 +159,6 @@ _PG_init(void)
 		uds_shared_init();
 		uds_launcher_register();
 		uds_database_init();
+		uds_extension_init();
 	}
 }

@@ -17,8 +17,6 @@
  */
 #include "postgres.h"
 
-#include <signal.h>
-
 #include "catalog/pg_database.h"
 #include "commands/dbcommands.h"
 #include "commands/defrem.h"
@@ -75,19 +73,6 @@ needed_database(Node *command)
 	}
 }
 
-/* Ends the workers of a database that there are now; the lock is held. */
-static void
-end_workers(Oid database)
-{
-	for (int i = 0; i < UDS_WORKER_SLOTS; i++)
-	{
-		const UdsSlot *slot = &uds_shared()->slots[i];
-
-		if (slot->state != UDS_SLOT_FREE && slot->database == database && slot->pid != 0)
-			kill(slot->pid, SIGTERM);
-	}
-}
-
 /*
  * Whether any worker of a database is there.  One that is only starting will
  * find it closed before it connects.
@@ -141,7 +126,7 @@ close_database(Oid database)
 	if (closed != NULL)
 	{
 		closed->database = database;
-		end_workers(database);
+		uds_slots_end(database);
 	}
 	LWLockRelease(uds_shared_lock());
 	return closed;

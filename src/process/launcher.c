@@ -23,7 +23,8 @@
  *								delay that doubles likewise
  *	too much mail				every database is due
  *	CREATE EXTENSION			nothing, until something is queued
- *	DROP EXTENSION				a worker finds nothing to do there and ends
+ *	DROP EXTENSION				its workers end at the commit (extension.c); the
+ *								next one finds nothing to do there and ends
  *	CREATE DATABASE				nothing, until something is queued there
  *	DROP DATABASE				forgotten when it comes to be due; a worker
  *								caught in between cannot connect and ends

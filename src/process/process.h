@@ -48,8 +48,9 @@ extern void uds_progress_records(int64 records);
 /* launcher.c, worker.c, request.c: entry points of the processes */
 extern void uds_launcher_register(void);
 
-/* database.c */
+/* database.c, extension.c */
 extern void uds_database_init(void);
+extern void uds_extension_init(void);
 extern PGDLLEXPORT void uds_launcher_main(Datum arg);
 extern PGDLLEXPORT void uds_worker_main(Datum arg);
 extern PGDLLEXPORT void uds_request_main(Datum arg);

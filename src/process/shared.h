@@ -125,6 +125,7 @@ extern UdsSlot *uds_slot_mine(void);
 /* slots.c: of any process */
 extern bool uds_database_closed(Oid database);	/* lock held */
 extern int	uds_slots_of(Oid database, bool *looking);	/* lock held */
+extern void uds_slots_end(Oid database);	/* lock held */
 extern bool uds_slot_cancel(Oid database, int64 task);
 extern bool uds_slot_find(Oid database, int64 task, UdsSlot *copy);
 

@@ -205,6 +205,22 @@ uds_slots_of(Oid database, bool *looking)
 }
 
 /*
+ * Ends the workers of a database that there are now.  The lock must be held;
+ * never fails.
+ */
+void
+uds_slots_end(Oid database)
+{
+	for (int i = 0; i < UDS_WORKER_SLOTS; i++)
+	{
+		const UdsSlot *slot = &uds_shared()->slots[i];
+
+		if (slot->state != UDS_SLOT_FREE && slot->database == database && slot->pid != 0)
+			kill(slot->pid, SIGTERM);
+	}
+}
+
+/*
  * Whether a database that has fewer workers waits for a slot, so that this
  * one should end although it could go on.
  */
