@@ -36,10 +36,11 @@ static const char *const load_sql =
 "                               LEFT JOIN uds.source_secrets x"
 "                                 ON x.source_id = s.id AND x.name = n.name), '{}'))::text,"
 "       to_jsonb(s.match_keys)::text, s.priority, to_jsonb(s.columns)::text,"
-"       s.guard_percent, s.guard_min, s.armed_in IS NOT DISTINCT FROM i.id"
+"       s.guard_percent, s.guard_min,"
+"       CASE WHEN s.type = 'push' THEN true"
+"            ELSE s.armed_in IS NOT DISTINCT FROM (SELECT i.id FROM uds.installation i) END"
 "  FROM uds.source_settings s"
 "  JOIN uds.source_types t ON t.name = s.type"
-" CROSS JOIN uds.installation i"
 " WHERE ";
 
 static const char *const references_sql =

@@ -360,7 +360,8 @@ uds_members_write(const UdsRun *run)
 		write_differing(run, "");
 		return;
 	}
-	write_differing(run, of_known_sql);
+	if (uds_filled("uds_member_scope"))
+		write_differing(run, of_known_sql);
 	if (uds_stage_attempt(run, add_new_sql))
 		return;
 	/* those of the others are not to be compared once more */

@@ -68,12 +68,12 @@ static const char *const known_one_sql =
 "            AND k.uid_key = i.uid_key"
 "         OFFSET 0) AS r ON true";
 
-/* Numbers are compared first, and only then what is long is fetched. */
+/* Numbers are compared first, and only then what is long is fetched, from its place. */
 static const char *const unsettled_sql =
-"          JOIN (SELECT n.n"
+"          JOIN (SELECT n.ctid AS place"
 "                  FROM uds_incoming n"
 "                 WHERE NOT EXISTS (SELECT 1 FROM uds_settled s WHERE s.n = n.n)"
-"                OFFSET 0) AS u USING (n)";
+"                OFFSET 0) AS u ON i.ctid = u.place";
 
 /*
  * Records that a complete read did not show.  One that came but was set aside

@@ -334,13 +334,21 @@ uds_stage_clear(const UdsRun *run, const char *relation)
 
 /*
  * Makes statistics of a stage relation just filled.  Of a few rows none are
- * needed: the planner then assumes some hundred.
+ * needed: the planner then assumes some hundred.  Of many a small sample will
+ * do: what matters is how many they are.
  */
 void
 uds_stage_analyze(const UdsRun *run, const char *relation)
 {
-	if (!run->small)
-		SPI_execute(psprintf("ANALYZE %s", relation), false, 0);
+	int			level;
+
+	if (run->small)
+		return;
+	level = NewGUCNestLevel();
+	(void) set_config_option("default_statistics_target", "10", PGC_USERSET, PGC_S_SESSION,
+							 GUC_ACTION_SAVE, true, 0, false);
+	SPI_execute(psprintf("ANALYZE %s", relation), false, 0);
+	AtEOXact_GUC(true, level);
 }
 
 /*
