@@ -202,7 +202,8 @@ static const char *const insert_sql =
 "   RETURNING t.*)"
 "INSERT INTO uds_changed (resource, pk, uid, action, after)"
 "SELECT '{resource}', w.id::text, d.uid, 'create',"
-"       jsonb_strip_nulls(jsonb_build_object({set})){nested}"
+"       jsonb_strip_nulls(jsonb_object(ARRAY[{text_names}]::text[], ARRAY[{text_values}]::text[])"
+"                         || jsonb_build_object({set})){nested}"
 "  FROM written w"
 "  JOIN uds_desired d ON d.pk = w.id";
 
@@ -514,6 +515,8 @@ insert_rows(const UdsRun *run, const UdsResource *resource, const UdsColumns *co
 	const char *const words[] = {
 		"columns", columns->names.data,
 		"set", columns->set.data,
+		"text_names", columns->text_names.data,
+		"text_values", columns->text_values.data,
 		"nested", columns->nested.data,
 		"domains", columns->domains.data,
 		"values", columns->inserts.data,

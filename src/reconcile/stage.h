@@ -122,6 +122,8 @@ typedef struct UdsColumns
 	int			n_pairs;
 	StringInfoData set;			/* the same of a row just made, defaults left out */
 	int			n_set;
+	StringInfoData text_names;	/* text of those, for jsonb_object: 'name', … */
+	StringInfoData text_values;
 	StringInfoData nested;		/* the rest of those: || object, for each that
 								 * may have nulls inside */
 	StringInfoData domains;		/* object ||, with the default of each domain,

@@ -76,9 +76,13 @@ is($mock->get_control->{by_path}{'/wecom/cgi-bin/department/list'} - $before, 50
 is(in_each('SELECT count(*) FROM uds.users;'), join("\n", ($people) x 50), 'and have their users');
 poll($node, $is_left, 'after that there is no worker', undef, 0);
 
-$node->restart;
-is(in_each(q{SELECT uds_sync('wecom') IS NOT NULL;}), join("\n", ('t') x 50), 'after a restart they are asked again');
-is(in_each("SELECT uds_wait(max(id), '$limit s') FROM uds.tasks;"), join("\n", ('success') x 50), 'and served again');
+if ($ENV{UDS_TEST_LONG})
+{
+	$node->restart;
+	in_each(q{SELECT uds_sync('wecom');});
+	is(in_each("SELECT uds_wait(max(id), '$limit s') FROM uds.tasks;"), join("\n", ('success') x 50),
+		'after a restart they are served again');
+}
 
 #
 # Oldest first; a source that is disabled

@@ -101,6 +101,9 @@ sub keep_tokens
 }
 
 query('CREATE EXTENSION pg_stat_statements; CREATE EXTENSION uds');
+my $listener = $node->background_psql('postgres');
+
+$listener->query_safe('LISTEN uds_changes');
 $mock->control(
 	{ settings => { wecom => { credentials => { map { $secrets{$_} => { mode => 'app' } } keys %secrets } } } });
 foreach my $name (sort keys %sources)
@@ -214,9 +217,11 @@ my %places = (
 	'what clients were told' => join("\n", @told),
 	'pg_stat_statements' => query('SELECT s::text FROM pg_stat_statements AS s'),
 	'pg_stat_activity' => query('SELECT a::text FROM pg_stat_activity AS a'),
+	'notifications' => scalar $listener->query('SELECT 1'),
 	'the server log' => slurp_file($node->logfile),
 	'the dump' => slurp_file("$secret_file.dump"));
 
+$listener->quit;
 foreach my $place (sort keys %places)
 {
 	cmp_ok(length $places{$place}, '>', 500, "there is something in $place");
