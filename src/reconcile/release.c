@@ -37,12 +37,16 @@ static const char *const leavers_sql =
 "                      AND NOT r.deleted"
 "                      AND NOT EXISTS (SELECT 1 FROM uds_work w WHERE w.record_id = r.id AND w.gone))";
 
+/* Goes out from the leavers: as a rule they are few, and who wants something many. */
 static const char *const release_sql =
 "WITH written AS"
 "     (UPDATE {table} AS t"
 "         SET {column} = NULL, updated_at = now()"
-"        FROM uds_leavers l"
-"        JOIN {table} h ON h.id = l.pk"
+"        FROM (SELECT k.id, k.{column}"
+"                FROM uds_leavers l"
+"                JOIN {table} k ON k.id = l.pk"
+"               WHERE k.{column} IS NOT NULL"
+"              OFFSET 0) AS h"
 "        JOIN uds_desired d ON d.merged ->> '{column}' = h.{column}"
 "                      AND d.pk <> h.id AND d.leave IS NULL"
 "       WHERE t.id = h.id"

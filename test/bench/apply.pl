@@ -10,7 +10,7 @@ use lib $FindBin::RealBin;
 use UdsBench;
 
 use JSON::PP ();
-use List::Util qw(sum0);
+use List::Util qw(max sum0);
 use POSIX ();
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
@@ -151,6 +151,7 @@ sub run_uds
 {
 	my ($node) = @_;
 	my $before = written($node);
+	my $dead = dead_tuples($node);
 	my $peak = 0;
 	my %run;
 
@@ -169,7 +170,7 @@ sub run_uds
 		usleep(5_000);
 	}
 
-	my @columns = qw(status fetch_ms apply_ms fetched created updated unchanged disabled linked unlinked);
+	my @columns = qw(status fetch_ms apply_ms fetched created updated unchanged enabled disabled linked unlinked);
 	@run{@columns} = split /\|/, task_field($node, $task, join(', ', @columns), 'uds');
 	die "task $task ended $run{status}: " . task_field($node, $task, 'message', 'uds')
 	  if $run{status} ne 'success';
@@ -178,7 +179,7 @@ sub run_uds
 	$run{ms} = $run{apply_ms} - $waited_ms;
 	$run{wal} = $node->safe_psql('uds', "SELECT pg_wal_lsn_diff(pg_current_wal_insert_lsn(), '$lsn')");
 	$run{written} = written($node) - $before;
-	$run{dead} = dead_tuples($node);
+	$run{dead} = dead_tuples($node) - $dead;
 	$run{mib} = $peak / 1024;
 	return \%run;
 }
@@ -222,7 +223,6 @@ sub report
 my $data = PostgreSQL::Test::Utils::tempdir();
 system('python3', "$here/generate.py", '--seed', $seed, '--users', $users,
 	'--departments', $departments, $data) == 0 or die 'the directory could not be generated';
-symlink "$data/first", "$data/served" or die "could not link: $!";
 
 my $node = bench_node(defined $retention ? ('uds.history_retention' => $retention) : ());
 
@@ -254,39 +254,63 @@ $node->safe_psql('uds', 'SELECT uds_create_source('
 my $idle = $node->background_psql('uds');
 my $idle_mib = status_kib($idle->query_safe('SELECT pg_backend_pid()'), 'RssAnon') / 1024;
 $idle->quit;
-my %uds;
-foreach my $name ('first', 'unchanged', 'changed')
+
+# Syncs once and says what it took; the directory served is $folder.
+sub sync_once
 {
-	if ($name eq 'changed')
-	{
-		unlink "$data/served";
-		symlink "$data/changed", "$data/served" or die "could not link: $!";
-	}
-	$uds{$name} = run_uds($node);
-	report("uds $name", $uds{$name});
+	my ($name, $folder) = @_;
+	my $run;
+
+	unlink "$data/served";
+	symlink "$data/$folder", "$data/served" or die "could not link: $!";
+	$run = run_uds($node);
+	report("uds $name", $run);
 	report_statements($node, 'uds');
 
 	# what autovacuum comes to do within a minute, so that it is not at it
 	# during the next run
 	$node->safe_psql('uds', 'VACUUM ANALYZE');
+	return $run;
 }
+
+# The run that took neither longest nor shortest
+sub middle
+{
+	my @runs = sort { $a->{ms} <=> $b->{ms} } @_;
+
+	return $runs[ $#runs / 2 ];
+}
+
+my %runs = (first => [ sync_once('first', 'first') ]);
 die 'the first run did not load everything'
-  unless $uds{first}{created} == $users + $departments;
-die 'the unchanged run changed something'
-  unless $uds{unchanged}{unchanged} == $users + $departments;
-die 'the changed run did not change what it should'
-  unless $uds{changed}{updated} && $uds{changed}{created} && $uds{changed}{disabled}
-  && $uds{changed}{linked} && $uds{changed}{unlinked};
+  unless $runs{first}[0]{created} == $users + $departments;
+
+# There and back again: each run that changes something follows on one that
+# does not.
+my $there = 'first';
+for (1 .. 3)
+{
+	push @{ $runs{unchanged} }, sync_once('unchanged', $there);
+	die 'the unchanged run changed something'
+	  unless $runs{unchanged}[-1]{unchanged} == $users + $departments;
+	$there = $there eq 'first' ? 'changed' : 'first';
+	push @{ $runs{changed} }, sync_once('changed', $there);
+	my $run = $runs{changed}[-1];
+	die 'the changed run did not change what it should'
+	  unless $run->{updated} && $run->{created} + $run->{enabled} && $run->{disabled}
+	  && $run->{linked} && $run->{unlinked};
+}
+my %uds = map { $_ => middle(@{ $runs{$_} }) } keys %runs;
 
 limit_head();
 limit('first / hand-made first, time', $uds{first}{ms} / $handmade{first}{ms}, 1.5);
 limit('unchanged / first, time', $uds{unchanged}{ms} / $uds{first}{ms}, 0.25);
 limit('unchanged / first, WAL', $uds{unchanged}{wal} / $uds{first}{wal}, 0.01);
-limit('unchanged, rows written or dead', $uds{unchanged}{written} + $uds{unchanged}{dead}, 0);
+limit('unchanged, rows written or dead', max(map { $_->{written} + $_->{dead} } @{ $runs{unchanged} }), 0);
 limit('1 % changed / unchanged, time', $uds{changed}{ms} / $uds{unchanged}{ms}, 1.2);
 foreach my $name ('first', 'unchanged', 'changed')
 {
-	limit("$name, MiB above an idle backend", $uds{$name}{mib} - $idle_mib, 256);
+	limit("$name, MiB above an idle backend", max(map { $_->{mib} } @{ $runs{$name} }) - $idle_mib, 256);
 }
 say_out "\nan idle backend has %.1f MiB; hand-made unchanged / hand-made first: %.3f\n",
   $idle_mib, $handmade{unchanged}{ms} / $handmade{first}{ms};
