@@ -17,11 +17,13 @@ import sys
 import time
 
 from directory import generate, tiny
+from entra import Entra
 from faults import Fault
 from httpd import Loop, Reply, Server
+from okta import Okta
 from wecom import WeCom
 
-SERVICES = {service.name: service for service in (WeCom,)}
+SERVICES = {service.name: service for service in (Entra, Okta, WeCom)}
 CONTROL = "/_control"
 KEPT_REQUESTS = 1000
 # Steps of one control call, in the order in which they are taken.

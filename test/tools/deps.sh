@@ -60,6 +60,7 @@ look_for_build()
 look_for_check()
 {
 	need python3 command -v python3
+	need openssl command -v openssl
 	need perl perl -MTAP::Harness -MHTTP::Tiny -MJSON::PP -e 1
 	need libipc-run-perl perl -MIPC::Run -e 1
 }
