@@ -35,6 +35,7 @@ int			uds_max_connections_per_source = 8;
 int			uds_max_page_size = 65536;
 int			uds_max_pages = 1000000;
 char	   *uds_allowed_hosts = NULL;
+int			uds_full_sync_interval = 24 * 60;
 int			uds_raw_log_retention = 7 * 24 * 60;
 int			uds_history_retention = 90 * 24 * 60;
 
@@ -85,6 +86,12 @@ define_task_settings(void)
 							NULL,
 							&uds_retry_max_interval, 600000, 0, INT_MAX,
 							PGC_SIGHUP, GUC_UNIT_MS, NULL, NULL, NULL);
+	DefineCustomIntVariable("uds.full_sync_interval",
+							"Reads a source whole if the last full read is older than this.",
+							"Until then, a sync asks only for changes where the source can tell them.",
+							&uds_full_sync_interval, 24 * 60, 0, INT_MAX,
+							PGC_SIGHUP, GUC_UNIT_MIN, NULL, NULL, NULL);
+
 	DefineCustomIntVariable("uds.raw_log_retention",
 							"How long received pages are kept in uds.raw_log.",
 							"-1 keeps them for ever.",

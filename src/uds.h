@@ -39,6 +39,7 @@ extern int	uds_max_connections_per_source;
 extern int	uds_max_page_size;		/* kB */
 extern int	uds_max_pages;			/* pages of one task */
 extern char *uds_allowed_hosts;
+extern int	uds_full_sync_interval; /* minutes */
 extern int	uds_raw_log_retention;	/* minutes, -1 for ever */
 extern int	uds_history_retention;	/* minutes, 0 keeps none, -1 for ever */
 

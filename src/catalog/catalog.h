@@ -115,6 +115,10 @@ extern void uds_source_save_token(const UdsSource *source, const char *token,
 extern void uds_source_note_success(int64 id, int64 task);
 extern void uds_source_note_failure(int64 id, int64 task, const char *message);
 
+/* state.c */
+extern char *uds_source_load_state(int64 id, bool *full_is_recent);
+extern void uds_source_save_state(int64 id, const char *state, bool full);
+
 /* sources.c */
 extern int64 uds_source_find(const char *name, Oid caller, char **owner, char **type,
 							 Datum *options);

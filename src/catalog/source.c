@@ -30,7 +30,7 @@
 
 static const char *const load_sql =
 "SELECT s.id, s.name, s.type, s.owner, s.enabled, s.on_deleted, s.on_missing,"
-"       t.manifest::text,"
+"       CASE WHEN s.type <> 'push' THEN uds.source_manifest(s.id)::text END,"
 "       (s.options || coalesce((SELECT jsonb_object_agg(n.name, x.value)"
 "                               FROM unnest(s.secrets) AS n (name)"
 "                               LEFT JOIN uds.source_secrets x"
@@ -40,7 +40,6 @@ static const char *const load_sql =
 "       CASE WHEN s.type = 'push' THEN true"
 "            ELSE s.armed_in IS NOT DISTINCT FROM (SELECT i.id FROM uds.installation i) END"
 "  FROM uds.source_settings s"
-"  JOIN uds.source_types t ON t.name = s.type"
 " WHERE ";
 
 static const char *const references_sql =

@@ -25,13 +25,36 @@
 #define MAX_LIFETIME (366 * INT64CONST(86400))
 
 /*
+ * Chooses the way to authenticate: the first that fits the options.
+ */
+void
+uds_auth_choose(UdsRun *run)
+{
+	const UdsManifest *manifest = run->manifest;
+
+	for (int i = 0; i < manifest->nauths; i++)
+	{
+		if (!uds_manifest_holds(&manifest->auths[i].when, run->options, run->noptions))
+			continue;
+		run->auth = &manifest->auths[i];
+		break;
+	}
+	if (run->auth == NULL && manifest->nauths > 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("the options of source \"%s\" have nothing to authenticate with",
+						run->source),
+				 errhint("See the documentation of the source's type.")));
+}
+
+/*
  * Whether requests of streams can be sent: no token is needed, or one is at
  * hand.  Asks for a kept one first.
  */
 bool
 uds_auth_ready(UdsRun *run)
 {
-	if (run->manifest->auth == NULL)
+	if (run->auth == NULL || !run->auth->has_request)
 		return true;
 	if (!run->token_asked)
 	{
@@ -49,7 +72,7 @@ uds_auth_begin(UdsRun *run)
 {
 	if (run->token_request != NULL)
 		return;
-	run->token_request = uds_call_new(run, NULL, NULL, NULL);
+	run->token_request = uds_call_new(run, NULL, NULL);
 	uds_exchange_add(run, run->token_request, true);
 }
 

@@ -68,9 +68,12 @@ days_since_epoch(int year, int month, int day)
 	return era * 146097 + of_era - 719468;
 }
 
-/* The three date forms of HTTP, to seconds since 1970. */
-static bool
-parse_http_date(const char *value, int64 *epoch)
+/*
+ * Reads the three date forms of HTTP: *epoch is seconds since 1970.  Returns
+ * false if it is none.
+ */
+bool
+uds_backoff_http_date(const char *value, int64 *epoch)
 {
 	static const char months[] = "JanFebMarAprMayJunJulAugSepOctNovDec";
 	char		name[4];
@@ -128,7 +131,7 @@ uds_backoff_retry_after(const char *value, int64 now, int64 *seconds)
 		*seconds = number;
 		return true;
 	}
-	if (p > value || !parse_http_date(value, &epoch))
+	if (p > value || !uds_backoff_http_date(value, &epoch))
 		return false;
 	*seconds = Max(epoch - now, 0);
 	return true;

@@ -12,11 +12,15 @@
 #include "utils/memutils.h"
 
 #include "connector/engine.h"
+#include "connector/link.h"
 #include "connector/redact.h"
 #include "uds.h"
 
-/* besides the options: token, the one before it, cursor, value */
-#define EXTRA_VARIABLES 4
+/*
+ * besides the options and what was noted: token, the one before it, JWT,
+ * Basic, cursor, page, offset, size, value
+ */
+#define EXTRA_VARIABLES 9
 
 /* How templates of one request are filled in. */
 typedef struct Filler
@@ -27,12 +31,11 @@ typedef struct Filler
 } Filler;
 
 /*
- * Makes a request: one of a stream, or with stream NULL one for a token.
- * The value is of the stream's for_each; value and cursor are copied.
+ * Makes a request: one that begins a listing of a stream, or with stream NULL
+ * one for a token.  The value is of the stream's for_each, and is copied.
  */
 UdsCall *
-uds_call_new(UdsRun *run, const UdsStreamSpec *stream, const char *value,
-			 const char *cursor)
+uds_call_new(UdsRun *run, const UdsStreamSpec *stream, const char *value)
 {
 	MemoryContext context = AllocSetContextCreate(run->context, "uds request",
 												  ALLOCSET_SMALL_SIZES);
@@ -40,12 +43,41 @@ uds_call_new(UdsRun *run, const UdsStreamSpec *stream, const char *value,
 
 	request->context = context;
 	request->stream = stream;
-	request->spec = stream ? &stream->request : &run->manifest->auth->request;
+	request->spec = stream ? &stream->request : &run->auth->request;
 	if (value != NULL)
 		request->value = MemoryContextStrdup(context, value);
-	if (cursor != NULL)
-		request->cursor = MemoryContextStrdup(context, cursor);
 	return request;
+}
+
+static const char *
+copy_text(const UdsCall *request, const char *text)
+{
+	return text ? MemoryContextStrdup(request->context, text) : NULL;
+}
+
+/*
+ * Makes the request for the page after that of a good answer which goes on.
+ *
+ * Of the pages one is kept to compare the later ones with: the last one whose
+ * number is a power of two.  So a listing that runs in a circle, however
+ * long, is found out, and no more than one page is remembered.
+ */
+UdsCall *
+uds_call_next(UdsRun *run, const UdsCall *request)
+{
+	const UdsAnswer *answer = &request->answer;
+	UdsCall    *next = uds_call_new(run, request->stream, request->value);
+
+	next->paged_by = answer->onward;
+	next->cursor = copy_text(next, answer->cursor);
+	next->link = copy_text(next, answer->link);
+	next->page = request->page + 1;
+	next->items = request->items + answer->items;
+	next->last = copy_text(next, answer->identity);
+	next->mark = (next->page & (next->page - 1)) == 0 ? next->last :
+		copy_text(next, request->mark);
+	next->restarted = request->restarted;
+	return next;
 }
 
 /* Frees a request that is in none of the lists, and its response. */
@@ -66,6 +98,40 @@ add_variable(UdsVariable *variable, const char *name, const char *value,
 	variable->secret = secret;
 }
 
+/* Where in its listing a request is; returns how many variables that takes. */
+static int
+add_position(UdsVariable *variables, const UdsCall *request)
+{
+	const UdsPaginationSpec *paging = request->paged_by;
+	int			n = 0;
+
+	/* the first page is asked for by the first way that counts */
+	for (int i = 0; request->stream != NULL && paging == NULL &&
+		 i < request->stream->npaginations; i++)
+	{
+		const UdsPaginationSpec *candidate = &request->stream->paginations[i];
+
+		if (candidate->kind == UDS_PAGES_PAGE || candidate->kind == UDS_PAGES_OFFSET)
+			paging = candidate;
+	}
+	add_variable(&variables[n++], "cursor", request->cursor, false);
+	if (paging != NULL && paging->kind == UDS_PAGES_PAGE)
+		add_variable(&variables[n++], "page",
+					 psprintf(INT64_FORMAT, paging->first + request->page), false);
+	if (paging != NULL && paging->kind == UDS_PAGES_OFFSET)
+		add_variable(&variables[n++], "offset",
+					 psprintf(INT64_FORMAT, paging->first + request->items), false);
+	for (int i = 0; request->stream != NULL && i < request->stream->npaginations; i++)
+	{
+		if (request->stream->paginations[i].size == 0)
+			continue;
+		add_variable(&variables[n++], "size",
+					 psprintf("%d", request->stream->paginations[i].size), false);
+		break;
+	}
+	return n;
+}
+
 /*
  * The variables that the templates of a request may ask for, all secrets
  * among them, in the current memory context.  Without a request: those that
@@ -74,19 +140,22 @@ add_variable(UdsVariable *variable, const char *name, const char *value,
 UdsVariable *
 uds_call_variables(const UdsRun *run, const UdsCall *request, int *count)
 {
-	UdsVariable *variables = palloc((run->noptions + EXTRA_VARIABLES) *
+	UdsVariable *variables = palloc((run->noptions + run->nstate + EXTRA_VARIABLES) *
 									sizeof(UdsVariable));
 	int			n = run->noptions;
 
 	memcpy(variables, run->options, n * sizeof(UdsVariable));
+	memcpy(variables + n, run->state, run->nstate * sizeof(UdsVariable));
+	n += run->nstate;
 	add_variable(&variables[n++], "token", run->token, true);
-	/* no template can ask for it, but answers under way may still name it */
+	add_variable(&variables[n++], "jwt", run->jwt, true);
+	/* no template can ask for these, but answers may name them */
 	add_variable(&variables[n++], "", run->old_token, true);
+	add_variable(&variables[n++], "", run->basic, true);
 	if (request != NULL)
-		add_variable(&variables[n++], "cursor", request->cursor, false);
+		n += add_position(&variables[n], request);
 	if (request != NULL && request->value != NULL)
-		add_variable(&variables[n++], request->stream->parent_as,
-					 request->value, false);
+		add_variable(&variables[n++], request->stream->as, request->value, false);
 	*count = n;
 	return variables;
 }
@@ -141,18 +210,53 @@ append_pairs(StringInfo out, const UdsPairs *pairs, const Filler *filler,
 	}
 }
 
+/*
+ * An address that the service gave, now or in an earlier read.  It takes the
+ * token along, so one that leads elsewhere is not asked.
+ */
+static void
+append_link(StringInfo url, const UdsRun *run, const UdsCall *request,
+			const Filler *filler)
+{
+	StringInfoData link;
+	char	   *resolved;
+	char	   *problem;
+
+	initStringInfo(&link);
+	uds_template_expand(&link, request->spec->url, UDS_ESCAPE_RAW,
+						filler->variables, filler->count, NULL);
+	resolved = uds_link_resolve(uds_call_base_url(run, request->spec), link.data, &problem);
+	if (resolved == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_PROTOCOL_VIOLATION),
+				 errmsg("could not read stream \"%s\" of source \"%s\": it begins with %s",
+						request->stream ? request->stream->name : UDS_STREAM_AUTH, run->source,
+						uds_text_shown(run, request, problem, strlen(problem)))));
+	appendStringInfoString(url, resolved);
+}
+
 static char *
 make_url(const UdsRun *run, const UdsCall *request, const Filler *filler)
 {
-	const UdsAuthSpec *auth = run->manifest->auth;
+	const UdsAuthSpec *auth = run->auth;
 	StringInfoData url;
 	char		separator = '?';
 
 	initStringInfo(&url);
-	append_base_url(&url, run, request->spec, filler);
-	uds_template_expand(&url, request->spec->path, UDS_ESCAPE_PATH,
-						filler->variables, filler->count, filler->redacted);
-	append_pairs(&url, &request->spec->query, filler, &separator);
+	if (request->link != NULL)
+		appendStringInfoString(&url, request->link);
+	else if (request->spec->url != NULL)
+		append_link(&url, run, request, filler);
+	else
+	{
+		append_base_url(&url, run, request->spec, filler);
+		uds_template_expand(&url, request->spec->path, UDS_ESCAPE_PATH,
+							filler->variables, filler->count, filler->redacted);
+	}
+	if (strchr(url.data, '?') != NULL)
+		separator = '&';
+	if (request->link == NULL)
+		append_pairs(&url, &request->spec->query, filler, &separator);
 	if (request->stream != NULL && auth != NULL)
 		append_pairs(&url, &auth->query, filler, &separator);
 	return url.data;
@@ -211,20 +315,55 @@ append_json(StringInfo out, const UdsBodyNode *node, const Filler *filler)
 	return true;
 }
 
+/* Two JSON objects as one; the second may be NULL. */
 static char *
-make_body(const UdsRequestSpec *spec, const Filler *filler)
+make_json(const UdsBodyNode *first, const UdsBodyNode *second, const Filler *filler)
 {
+	StringInfoData body;
+	StringInfoData rest;
+
+	initStringInfo(&body);
+	append_json(&body, first, filler);
+	if (second == NULL)
+		return body.data;
+	initStringInfo(&rest);
+	append_json(&rest, second, filler);
+	if (strcmp(rest.data, "{}") == 0)
+		return body.data;
+	if (strcmp(body.data, "{}") == 0)
+		return rest.data;
+	body.data[body.len - 1] = ',';
+	appendStringInfoString(&body, rest.data + 1);
+	return body.data;
+}
+
+/* The body as the request has it, with what goes along with each of a stream. */
+static char *
+make_body(const UdsRun *run, const UdsCall *request, const Filler *filler)
+{
+	const UdsRequestSpec *spec = request->spec;
+	const UdsAuthSpec *auth = request->stream != NULL ? run->auth : NULL;
 	StringInfoData body;
 	char		separator = '\0';
 
-	if (spec->json == NULL && spec->form.count == 0)
+	if (spec->json != NULL)
+		return make_json(spec->json, auth ? auth->json : NULL, filler);
+	if (spec->form.count == 0)
 		return NULL;
 	initStringInfo(&body);
-	if (spec->json != NULL)
-		append_json(&body, spec->json, filler);
-	else
-		append_pairs(&body, &spec->form, filler, &separator);
+	append_pairs(&body, &spec->form, filler, &separator);
+	if (auth != NULL)
+		append_pairs(&body, &auth->form, filler, &separator);
 	return body.data;
+}
+
+/* The page that a stream begins with although no service sends it. */
+char *
+uds_call_made_page(const UdsRun *run, const UdsStreamSpec *stream)
+{
+	Filler		filler = {run->options, run->noptions, NULL};
+
+	return make_json(stream->synthesize, NULL, &filler);
 }
 
 /* Adds headers; a line break in a value must not begin another one. */
@@ -254,20 +393,44 @@ add_headers(List *headers, const UdsPairs *pairs, const Filler *filler)
 	return headers;
 }
 
+/* Whether one of the headers has this name already. */
+static bool
+has_header(const List *headers, const char *name)
+{
+	ListCell   *lc;
+
+	foreach(lc, headers)
+	{
+		if (pg_strncasecmp(lfirst(lc), name, strlen(name)) == 0)
+			return true;
+	}
+	return false;
+}
+
 static List *
 make_headers(const UdsRun *run, const UdsCall *request, const Filler *filler)
 {
-	const UdsAuthSpec *auth = run->manifest->auth;
-	List	   *headers = list_make1(pstrdup("Accept: application/json"));
+	const UdsAuthSpec *auth = request->stream != NULL ? run->auth : NULL;
+	const UdsBasicSpec *basic = &request->spec->basic;
+	List	   *headers = add_headers(NIL, &request->spec->headers, filler);
 
-	if (request->spec->json != NULL)
+	if (!has_header(headers, "Accept:"))
+		headers = lappend(headers, pstrdup("Accept: application/json"));
+	if (has_header(headers, "Content-Type:"))
+		 /* it knows better */ ;
+	else if (request->spec->json != NULL)
 		headers = lappend(headers, pstrdup("Content-Type: application/json"));
 	else if (request->spec->form.count > 0)
 		headers = lappend(headers,
 						  pstrdup("Content-Type: application/x-www-form-urlencoded"));
-	headers = add_headers(headers, &request->spec->headers, filler);
-	if (request->stream != NULL && auth != NULL)
-		headers = add_headers(headers, &auth->headers, filler);
+	if (auth != NULL)
+		headers = list_concat(headers, add_headers(NIL, &auth->headers, filler));
+	if (basic->user == NULL && auth != NULL)
+		basic = &auth->basic;
+	if (basic->user != NULL)
+		headers = lappend(headers,
+						  psprintf("Authorization: Basic %s",
+								   uds_basic_make(basic, filler->variables, filler->count)));
 	return headers;
 }
 
@@ -278,7 +441,7 @@ describe(const UdsRun *run, UdsCall *request, const UdsVariable *variables,
 {
 	Filler		filler = {variables, count, UDS_REDACTED};
 	char	   *url = make_url(run, request, &filler);
-	char	   *body = make_body(request->spec, &filler);
+	char	   *body = make_body(run, request, &filler);
 	const char *path;
 
 	/* cursors and values of for_each are the service's own, and may be odd */
@@ -298,6 +461,14 @@ describe(const UdsRun *run, UdsCall *request, const UdsVariable *variables,
 							  (int) strcspn(path, "?"), path);
 }
 
+/* What a token request needs that is made for it, and is kept out of texts. */
+static void
+sign_request(UdsRun *run, UdsCall *request)
+{
+	if (run->auth->jwt != NULL)
+		run->jwt = MemoryContextStrdup(run->context, uds_jwt_make(run));
+}
+
 /*
  * Sends a request with the token at hand.  The response comes back with the
  * request as its arg.
@@ -308,14 +479,16 @@ uds_call_send(UdsRun *run, UdsCall *request)
 	MemoryContext caller = MemoryContextSwitchTo(request->context);
 	UdsHttpRequest http = {0};
 	Filler		filler = {0};
-	UdsVariable *variables = uds_call_variables(run, request, &filler.count);
+	UdsVariable *variables;
 
-	filler.variables = variables;
+	if (request->stream == NULL)
+		sign_request(run, request);
+	filler.variables = variables = uds_call_variables(run, request, &filler.count);
 	describe(run, request, variables, filler.count);
 	http.method = request->spec->method;
 	http.url = make_url(run, request, &filler);
 	http.headers = make_headers(run, request, &filler);
-	http.body = make_body(request->spec, &filler);
+	http.body = make_body(run, request, &filler);
 	http.body_len = http.body ? strlen(http.body) : 0;
 	http.arg = request;
 	request->token_serial = run->token_serial;

@@ -53,6 +53,12 @@ typedef struct UdsFetchHooks
 	List	   *(*select) (void *arg, const char *json, size_t len,
 						   const char *jsonpath);
 
+	/* the first record of a page as a stream of the source maps it, as JSON, or
+	 * what is wrong with it; NULL = none; context as in UdsPage.  May be NULL
+	 * itself: then nobody asks */
+	char	   *(*map) (void *arg, const char *stream, const char *json,
+						size_t len, const char *context, bool *ok);
+
 	/* NULL if the text is valid JSON, else what is wrong with it */
 	char	   *(*check_json) (void *arg, const char *json, size_t len);
 
@@ -69,7 +75,7 @@ typedef struct UdsFetchHooks
 typedef struct UdsSkippedNode
 {
 	const char *stream;
-	const char *data_type;		/* of the stream's records */
+	const char *data_type;		/* of the stream's records, or NULL */
 	const char *node;			/* the for_each value, or "" */
 	const char *message;
 } UdsSkippedNode;
@@ -80,6 +86,9 @@ typedef struct UdsFetchResult
 	List	   *skipped;		/* of UdsSkippedNode * */
 	List	   *warnings;		/* of char *, one sentence each */
 	bool		complete;		/* every stream ended cleanly, no node skipped */
+	bool		incremental;	/* only what changed was asked for */
+	const char *state;			/* what was noted for the next read, a JSON
+								 * object; NULL = nothing */
 	UdsFetchProgress totals;
 } UdsFetchResult;
 
@@ -96,6 +105,8 @@ typedef struct UdsTestStep
 extern UdsFetchResult *uds_connector_run(const UdsManifest *manifest,
 										 const char *source_name,
 										 const char *options_json,
+										 const char *state_json,
+										 bool incremental,
 										 const UdsFetchHooks *hooks);
 
 /* probe.c */

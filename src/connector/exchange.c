@@ -58,6 +58,17 @@ open_client(UdsRun *run)
 	run->client = uds_http_open(run->context, &limits);
 }
 
+/* What HTTP Basic will send is kept out of texts, too. */
+static void
+note_basic(UdsRun *run)
+{
+	const UdsBasicSpec *basic = run->auth == NULL ? NULL :
+		run->auth->has_request ? &run->auth->request.basic : &run->auth->basic;
+
+	if (basic != NULL && basic->user != NULL)
+		run->basic = uds_basic_make(basic, run->options, run->noptions);
+}
+
 /*
  * Opens a run in the current memory context, where all of it stays.  The
  * options, secrets resolved, are checked: an ERROR if they do not fit.
@@ -84,6 +95,10 @@ uds_exchange_open(const UdsManifest *manifest, const char *source_name,
 	run->retries = uds_http_retries;
 	run->options = uds_manifest_option_values(manifest, options_json,
 											  &run->noptions);
+	run->state = palloc0(sizeof(UdsVariable));
+	uds_auth_choose(run);
+	note_basic(run);
+	uds_budget_open(run);
 	dlist_init(&run->ready);
 	dlist_init(&run->waiting);
 	dlist_init(&run->sent);
@@ -123,9 +138,13 @@ uds_exchange_close(UdsRun *run)
 static int
 in_flight_limit(const UdsRun *run)
 {
+	int			limit = uds_max_connections_per_source;
+
+	if (run->manifest->concurrency > 0)
+		limit = Min(limit, run->manifest->concurrency);
 	if (run->limit > 0 && run->limit_until > uds_clock())
-		return Min(run->limit, uds_max_connections_per_source);
-	return uds_max_connections_per_source;
+		limit = Min(limit, run->limit);
+	return limit;
 }
 
 /*
@@ -185,6 +204,7 @@ send_ready(UdsRun *run)
 {
 	int64		now = uds_clock();
 
+	run->budget_until = 0;
 	if (run->hold_until > now)
 		return;
 	wake_waiting(run, now);
@@ -199,6 +219,10 @@ send_ready(UdsRun *run)
 			uds_auth_begin(run);
 			continue;
 		}
+		run->budget_until = uds_budget_time(run, request->stream, now);
+		if (run->budget_until > now)
+			break;
+		uds_budget_spend(run, request->stream, now);
 		dlist_delete(&request->node);
 		run->nready--;
 		dlist_push_tail(&run->sent, &request->node);
@@ -219,6 +243,8 @@ time_to_next(const UdsRun *run)
 
 	if (run->nready > 0 && run->hold_until > now)
 		next = run->hold_until;
+	else if (run->nready > 0 && run->budget_until > now)
+		next = run->budget_until;
 	dlist_foreach(iter, unconstify(dlist_head *, &run->waiting))
 	{
 		UdsCall    *request = dlist_container(UdsCall, node, iter.cur);

@@ -15,6 +15,7 @@
 
 #include "catalog/pg_collation.h"
 #include "miscadmin.h"
+#include "utils/builtins.h"
 #include "utils/formatting.h"
 
 #include "connector/expression_tree.h"
@@ -82,6 +83,17 @@ apply_to_text(UdsApplyKind kind, JsonbValue *value)
 					copy[len++] = c;
 			}
 			text = copy;
+			break;
+		case UDS_APPLY_TEL:
+			/* RFC 3966: tel:+1-555-0100;ext=7 */
+			if (len >= 4 && pg_strncasecmp(text, "tel:", 4) == 0)
+			{
+				text += 4;
+				len -= 4;
+				for (i = 0; i < len && text[i] != ';'; i++)
+					;
+				len = i;
+			}
 			break;
 	}
 	uds_value_from_text(text, len, value);
@@ -298,6 +310,109 @@ evaluate_list(const UdsExpression *expression, UdsPathScope *scope,
 	return true;
 }
 
+/* A path, over the scope or over what another expression gives. */
+static bool
+evaluate_path(const UdsExpression *expression, UdsPathScope *scope,
+			  JsonbValue *result)
+{
+	UdsPathScope inner = {0};
+
+	if (expression->of == NULL)
+		return uds_path_first(expression->path, scope, result);
+	inner.record = scope->record;
+	return evaluate(expression->of, scope, &inner.item) &&
+		uds_path_first(expression->path, &inner, result);
+}
+
+/* The texts of an array, those that say something, as one. */
+static bool
+evaluate_join(const UdsExpression *expression, UdsPathScope *scope,
+			  JsonbValue *result)
+{
+	UdsValueList list = {0};
+	StringInfoData text;
+	JsonbValue	value;
+
+	if (!evaluate(expression->args[0], scope, &value))
+		return false;
+	if (uds_value_is_array(&value))
+		uds_value_elements(&value, &list);
+	else
+		uds_value_list_add(&list, &value);
+	initStringInfo(&text);
+	for (int i = 0; i < list.count; i++)
+	{
+		int			before = text.len;
+
+		if (list.items[i].type == jbvNull)
+			continue;
+		if (before > 0)
+			appendBinaryStringInfo(&text, expression->value.val.string.val,
+								   expression->value.val.string.len);
+		before = before > 0 ? text.len : 0;
+		uds_value_append_text(&text, &list.items[i]);
+		/* an empty one leaves no separator behind */
+		if (text.len == before && before > 0)
+			text.len = before - expression->value.val.string.len;
+	}
+	text.data[text.len] = '\0';
+	uds_value_from_text(text.data, text.len, result);
+	return text.len > 0;
+}
+
+static void
+parse_json(void *arg)
+{
+	UdsPathScope *parsed = arg;
+
+	parsed->jsonb = DatumGetJsonbP(DirectFunctionCall1(jsonb_in,
+													   CStringGetDatum(parsed->item.val.string.val)));
+}
+
+/* JSON inside a text; what is none is absent. */
+static bool
+evaluate_json(const UdsExpression *expression, UdsPathScope *scope,
+			  JsonbValue *result)
+{
+	UdsPathScope parsed = {0};
+	JsonbValue	value;
+	int			sqlstate;
+
+	if (!evaluate(expression->args[0], scope, &value))
+		return false;
+	if (value.type != jbvString)
+	{
+		/* a service that sends what is inside as it is */
+		*result = value;
+		return true;
+	}
+	uds_value_from_text(pnstrdup(value.val.string.val, value.val.string.len),
+						value.val.string.len, &parsed.item);
+	if (value.val.string.len == 0 ||
+		uds_value_try(parse_json, &parsed, &sqlstate) != NULL)
+		return false;
+	uds_value_from_jsonb(parsed.jsonb, result);
+	return true;
+}
+
+static bool
+evaluate_date(const UdsExpression *expression, UdsPathScope *scope,
+			  JsonbValue *result)
+{
+	char	   *text;
+
+	if (!evaluate_text(expression, scope, result))
+		return false;
+	if (result->type == jbvNull)
+		return true;
+	text = uds_datetime_normalize(pnstrdup(result->val.string.val, result->val.string.len),
+								  expression->form);
+	if (text == NULL)
+		return false;
+	uds_value_from_text(text, strlen(text), result);
+	return true;
+}
+
 /* Sets *result and returns true, or returns false: absent. */
 static bool
 evaluate(const UdsExpression *expression, UdsPathScope *scope, JsonbValue *result)
@@ -310,7 +425,7 @@ evaluate(const UdsExpression *expression, UdsPathScope *scope, JsonbValue *resul
 	switch (expression->kind)
 	{
 		case UDS_EXPRESSION_PATH:
-			present = uds_path_first(expression->path, scope, result);
+			present = evaluate_path(expression, scope, result);
 			break;
 		case UDS_EXPRESSION_CONST:
 			*result = expression->value;
@@ -334,6 +449,15 @@ evaluate(const UdsExpression *expression, UdsPathScope *scope, JsonbValue *resul
 		case UDS_EXPRESSION_ZIP:
 		case UDS_EXPRESSION_EACH:
 			present = evaluate_list(expression, scope, result);
+			break;
+		case UDS_EXPRESSION_JOIN:
+			present = evaluate_join(expression, scope, result);
+			break;
+		case UDS_EXPRESSION_JSON:
+			present = evaluate_json(expression, scope, result);
+			break;
+		case UDS_EXPRESSION_DATE:
+			present = evaluate_date(expression, scope, result);
 			break;
 	}
 	if (present && expression->napply > 0)

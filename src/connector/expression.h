@@ -23,6 +23,10 @@
  *						longest; absent only where all are
  *	{"each", "fields"}	array of objects, one per item of a jsonpath or a zip
  *
+ *	{"join", "separator"?}	the texts of an array as one; absent if empty
+ *	{"json"}			JSON inside a text; absent if it is none
+ *	{"date", "from"?}	a time, as ISO 8601 in UTC; absent if it is none
+ *
  * All but the first may have "apply", for a text or the texts of an array.
  *
  * Runs in any process that is connected to a database; takes no locks.

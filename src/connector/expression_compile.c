@@ -24,7 +24,7 @@ static const struct
 	const char *companions[2];
 }			forms[] =
 {
-	{"path", UDS_EXPRESSION_PATH, {"when"}},
+	{"path", UDS_EXPRESSION_PATH, {"when", "of"}},
 	{"const", UDS_EXPRESSION_CONST},
 	{"context", UDS_EXPRESSION_CONTEXT},
 	{"coalesce", UDS_EXPRESSION_COALESCE},
@@ -34,9 +34,23 @@ static const struct
 	{"map", UDS_EXPRESSION_MAP, {"values", "default"}},
 	{"zip", UDS_EXPRESSION_ZIP},
 	{"each", UDS_EXPRESSION_EACH, {"fields"}},
+	{"join", UDS_EXPRESSION_JOIN, {"separator"}},
+	{"json", UDS_EXPRESSION_JSON},
+	{"date", UDS_EXPRESSION_DATE, {"from"}},
 };
 
-static const char *const apply_names[] = {"trim", "lower", "upper", "digits", "phone"};
+static const struct
+{
+	const char *word;
+	UdsDateForm form;
+}			date_forms[] =
+{
+	{"iso", UDS_DATE_ISO},
+	{"epoch", UDS_DATE_EPOCH},
+	{"epoch_ms", UDS_DATE_EPOCH_MS},
+};
+
+static const char *const apply_names[] = {"trim", "lower", "upper", "digits", "phone", "tel"};
 
 static UdsExpression *compile_expression(JsonbValue *spec, const char *name);
 static UdsFields *compile_fields(JsonbValue *spec, const char *parent);
@@ -104,7 +118,7 @@ compile_apply(UdsExpression *expression, const JsonbValue *spec, const char *nam
 		}
 		if (kind == lengthof(apply_names))
 			invalid_field(name,
-						  "\"apply\" knows trim, lower, upper, digits and phone");
+						  "\"apply\" knows trim, lower, upper, digits, phone and tel");
 		expression->apply[expression->napply++] = kind;
 	}
 }
@@ -235,14 +249,47 @@ compile_coalesce(UdsExpression *expression, const JsonbValue *spec,
 			compile_expression(&list.items[expression->count], name);
 }
 
+/* The separator of a join: a text, or nothing. */
+static void
+compile_separator(UdsExpression *expression, JsonbValue *object, const char *name)
+{
+	if (!member_named(object, "separator", &expression->value))
+		uds_value_from_text("", 0, &expression->value);
+	else if (expression->value.type != jbvString)
+		invalid_field(name, "\"separator\" must be a string");
+}
+
+static void
+compile_date_form(UdsExpression *expression, JsonbValue *object, const char *name)
+{
+	JsonbValue	from;
+	char	   *word;
+
+	expression->form = UDS_DATE_ISO;
+	if (!member_named(object, "from", &from))
+		return;
+	word = from.type == jbvString ? string_of(&from) : "";
+	for (int i = 0; i < lengthof(date_forms); i++)
+	{
+		expression->form = date_forms[i].form;
+		if (strcmp(date_forms[i].word, word) == 0)
+			return;
+	}
+	invalid_field(name, "\"from\" must be iso, epoch or epoch_ms");
+}
+
 static void
 compile_form(UdsExpression *expression, JsonbValue *object, JsonbValue *spec,
 			 const char *name)
 {
+	JsonbValue	of;
+
 	switch (expression->kind)
 	{
 		case UDS_EXPRESSION_PATH:
 			expression->path = compile_path(spec, "path", name);
+			if (member_named(object, "of", &of))
+				expression->of = compile_expression(&of, name);
 			break;
 		case UDS_EXPRESSION_CONST:
 			expression->value = *spec;
@@ -260,8 +307,15 @@ compile_form(UdsExpression *expression, JsonbValue *object, JsonbValue *spec,
 			expression->path = compile_path(spec, "all", name);
 			break;
 		case UDS_EXPRESSION_TEXT:
+		case UDS_EXPRESSION_JSON:
+		case UDS_EXPRESSION_JOIN:
+		case UDS_EXPRESSION_DATE:
 			expression->args = palloc(sizeof(UdsExpression *));
 			expression->args[0] = compile_expression(spec, name);
+			if (expression->kind == UDS_EXPRESSION_JOIN)
+				compile_separator(expression, object, name);
+			if (expression->kind == UDS_EXPRESSION_DATE)
+				compile_date_form(expression, object, name);
 			break;
 		case UDS_EXPRESSION_TEMPLATE:
 			compile_template(expression, spec, name);
@@ -322,7 +376,7 @@ compile_expression(JsonbValue *spec, const char *name)
 			break;
 	}
 	if (form == lengthof(forms))
-		invalid_field(name, "the object has none of path, const, context, coalesce, all, text, template, map, zip, each");
+		invalid_field(name, "the object has none of path, const, context, coalesce, all, text, template, map, zip, each, join, json, date");
 	check_keys(spec, form, name);
 	expression->kind = forms[form].kind;
 	compile_form(expression, spec, &member, name);

@@ -10,6 +10,7 @@
 #ifndef UDS_CONNECTOR_EXPRESSION_TREE_H
 #define UDS_CONNECTOR_EXPRESSION_TREE_H
 
+#include "connector/datetime.h"
 #include "connector/expression.h"
 
 typedef enum UdsExpressionKind
@@ -23,7 +24,10 @@ typedef enum UdsExpressionKind
 	UDS_EXPRESSION_TEMPLATE,
 	UDS_EXPRESSION_MAP,
 	UDS_EXPRESSION_ZIP,
-	UDS_EXPRESSION_EACH
+	UDS_EXPRESSION_EACH,
+	UDS_EXPRESSION_JOIN,
+	UDS_EXPRESSION_JSON,
+	UDS_EXPRESSION_DATE
 } UdsExpressionKind;
 
 typedef enum UdsApplyKind
@@ -32,7 +36,8 @@ typedef enum UdsApplyKind
 	UDS_APPLY_LOWER,
 	UDS_APPLY_UPPER,
 	UDS_APPLY_DIGITS,
-	UDS_APPLY_PHONE
+	UDS_APPLY_PHONE,
+	UDS_APPLY_TEL
 } UdsApplyKind;
 
 typedef struct UdsExpression UdsExpression;
@@ -67,11 +72,15 @@ struct UdsExpression
 	int			napply;
 	UdsApplyKind *apply;
 	UdsPath    *path;			/* PATH, ALL, and EACH over a path */
-	JsonbValue	value;			/* CONST; name in CONTEXT; "default" of MAP */
+	UdsExpression *of;			/* PATH: what it is over, NULL = the scope */
+	JsonbValue	value;			/* CONST; name in CONTEXT; "default" of MAP;
+								 * separator of JOIN */
+	UdsDateForm form;			/* DATE */
 	bool		has_default;
 	JsonbValue	values;			/* MAP */
 	int			count;
-	UdsExpression **args;		/* COALESCE; the only one of TEXT, MAP, EACH */
+	UdsExpression **args;		/* COALESCE; the only one of TEXT, MAP, EACH,
+								 * JOIN, JSON, DATE */
 	UdsTextPart *parts;			/* TEMPLATE */
 	UdsFields  *fields;			/* ZIP; EACH */
 };

@@ -16,6 +16,24 @@
 #include "connector/redact.h"
 #include "uds.h"
 
+/* The values of for_each as a JSON object, or NULL. */
+static char *
+make_context(UdsRun *run, const UdsCall *request)
+{
+	StringInfoData context;
+
+	if (request->value == NULL)
+		return NULL;
+	initStringInfo(&context);
+	appendStringInfo(&context, "{\"%s\": \"", request->stream->as);
+	uds_template_escape(&context,
+						uds_text_page(run, request, request->value,
+									  strlen(request->value), NULL),
+						UDS_ESCAPE_JSON);
+	appendStringInfoString(&context, "\"}");
+	return context.data;
+}
+
 /*
  * Hands a response, or the loss of one, to the raw log, without anything
  * secret.  Of a token reply the body goes along only if it is an error and
@@ -35,18 +53,7 @@ uds_hook_page(UdsRun *run, const UdsCall *request, bool usable)
 	page.request = request->shown;
 	page.status = response->status;
 	page.usable = usable;
-	if (request->value != NULL)
-	{
-		StringInfoData context;
-		char	   *value = uds_text_page(run, request, request->value,
-										  strlen(request->value), NULL);
-
-		initStringInfo(&context);
-		appendStringInfo(&context, "{\"%s\": \"", request->stream->parent_as);
-		uds_template_escape(&context, value, UDS_ESCAPE_JSON);
-		appendStringInfoString(&context, "\"}");
-		page.context = context.data;
-	}
+	page.context = make_context(run, request);
 	if (response->fault == UDS_HTTP_OK && response->body != NULL)
 	{
 		if (usable)
@@ -69,6 +76,27 @@ uds_hook_page(UdsRun *run, const UdsCall *request, bool usable)
 }
 
 /*
+ * Hands a page to the raw log that the manifest made and no service sent.
+ */
+void
+uds_hook_made_page(UdsRun *run, const UdsStreamSpec *stream, const char *body)
+{
+	MemoryContext caller = CurrentMemoryContext;
+	UdsPage		page = {0};
+
+	run->totals.pages++;
+	if (run->hooks->page == NULL)
+		return;
+	page.stream = stream->name;
+	page.request = "made by the manifest";
+	page.body = body;
+	page.body_len = strlen(body);
+	page.usable = true;
+	run->hooks->page(run->hooks->arg, &page);
+	MemoryContextSwitchTo(caller);
+}
+
+/*
  * What a jsonpath selects in a page, as UdsFetchHooks.select.  What is
  * mended in the page for this is in memory of the caller.
  */
@@ -82,6 +110,23 @@ uds_hook_select(UdsRun *run, const char *json, size_t len,
 
 	MemoryContextSwitchTo(caller);
 	return items;
+}
+
+/*
+ * The first record of a page as a stream maps it, or what is wrong with it
+ * (*ok then is false); NULL if the page has none.
+ */
+char *
+uds_hook_map(UdsRun *run, const UdsCall *request, const UdsStreamSpec *stream, bool *ok)
+{
+	MemoryContext caller = CurrentMemoryContext;
+	const UdsHttpResponse *response = request->response;
+	char	   *record = run->hooks->map(run->hooks->arg, stream->name,
+										 uds_json_mend(response->body, response->body_len),
+										 response->body_len, make_context(run, request), ok);
+
+	MemoryContextSwitchTo(caller);
+	return record;
 }
 
 /* NULL if a text is valid JSON, else what is wrong with it. */

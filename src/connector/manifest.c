@@ -19,30 +19,7 @@
 #include "connector/jsonpick.h"
 #include "connector/manifest.h"
 
-/* seconds a token lives where neither reply nor manifest says */
-#define DEFAULT_LIFETIME 3600
-
-/* seconds before a throttled request is sent again, where not said */
-#define DEFAULT_THROTTLE_WAIT 1
-
 static const char *const no_names[] = {NULL};
-static const char *const token_names[] = {"token", NULL};
-
-static const struct
-{
-	const char *word;
-	UdsCodeClass code_class;
-}			code_lists[] = {
-	{"ok", UDS_CODE_OK},
-	{"reauth", UDS_CODE_REAUTH},
-	{"throttle", UDS_CODE_THROTTLE},
-	{"transient", UDS_CODE_TRANSIENT},
-	{"gone", UDS_CODE_GONE},
-	{"scope", UDS_CODE_SCOPE},
-	{"config", UDS_CODE_CONFIG},
-	{"degrade", UDS_CODE_DEGRADE},
-	{"restart", UDS_CODE_RESTART},
-};
 
 /* Reads one option's description. */
 static bool
@@ -50,7 +27,7 @@ read_option(UdsManifestReader *reader, const cJSON *item, const char *path,
 			UdsOptionSpec *option)
 {
 	static const char *const words[] = {
-		"required", "secret", "default", "comment", NULL
+		"required", "secret", "default", "choices", "members", "comment", NULL
 	};
 	const cJSON *value;
 	char	   *comment;
@@ -61,6 +38,8 @@ read_option(UdsManifestReader *reader, const cJSON *item, const char *path,
 	if (!uds_reader_object(reader, item, path, words) ||
 		!uds_reader_bool(reader, item, path, "required", &option->required) ||
 		!uds_reader_bool(reader, item, path, "secret", &option->secret) ||
+		!uds_reader_texts(reader, item, path, "choices", &option->choices) ||
+		!uds_reader_texts(reader, item, path, "members", &option->members) ||
 		!uds_reader_text(reader, item, path, "comment", false, &comment))
 		return false;
 	value = cJSON_GetObjectItemCaseSensitive(item, "default");
@@ -100,316 +79,6 @@ read_options(UdsManifestReader *reader, const cJSON *root)
 	return true;
 }
 
-/* Where the token goes: "send" of "auth". */
-static bool
-read_send(UdsManifestReader *reader, const cJSON *object, UdsAuthSpec *auth)
-{
-	static const char *const words[] = {"query", "headers", NULL};
-	const cJSON *send = cJSON_GetObjectItemCaseSensitive(object, "send");
-	const char *path = "$.auth.send";
-
-	if (send == NULL)
-		return uds_reader_fail(reader, "$.auth", "missing \"send\"");
-	if (!uds_reader_object(reader, send, path, words) ||
-		!uds_manifest_read_pairs(reader, send, path, "query", token_names,
-								 &auth->query) ||
-		!uds_manifest_read_pairs(reader, send, path, "headers", token_names,
-								 &auth->headers))
-		return false;
-	if (auth->query.count + auth->headers.count == 0)
-		return uds_reader_fail(reader, path, "is empty");
-	return true;
-}
-
-static bool
-read_auth(UdsManifestReader *reader, const cJSON *root)
-{
-	static const char *const words[] = {
-		"request", "token", "expires_in", "lifetime", "send", NULL
-	};
-	const cJSON *object = cJSON_GetObjectItemCaseSensitive(root, "auth");
-	const cJSON *request;
-	const char *path = "$.auth";
-	UdsAuthSpec *auth;
-
-	if (object == NULL)
-		return true;
-	if (!uds_reader_object(reader, object, path, words))
-		return false;
-	auth = reader->manifest->auth = palloc0(sizeof(UdsAuthSpec));
-	auth->lifetime = DEFAULT_LIFETIME;
-	request = cJSON_GetObjectItemCaseSensitive(object, "request");
-	if (request == NULL)
-		return uds_reader_fail(reader, path, "missing \"request\"");
-	return uds_manifest_read_request(reader, request, "$.auth.request",
-									 no_names, &auth->request) &&
-		uds_reader_path(reader, object, path, "token", true, &auth->token) &&
-		uds_reader_path(reader, object, path, "expires_in", false, &auth->expires_in) &&
-		uds_reader_int(reader, object, path, "lifetime", 1, 366 * 86400, &auth->lifetime) &&
-		read_send(reader, object, auth);
-}
-
-/* One entry of a list of codes: the code, or for throttle an object. */
-static bool
-read_code(UdsManifestReader *reader, const cJSON *item, const char *path,
-		  UdsCodeRule *rule)
-{
-	static const char *const words[] = {"code", "wait", "concurrency", NULL};
-
-	if (rule->code_class == UDS_CODE_THROTTLE && cJSON_IsObject(item))
-	{
-		if (!uds_reader_object(reader, item, path, words) ||
-			!uds_reader_int(reader, item, path, "wait", 0, 3600, &rule->wait) ||
-			!uds_reader_int(reader, item, path, "concurrency", 1, 64, &rule->concurrency))
-			return false;
-		item = cJSON_GetObjectItemCaseSensitive(item, "code");
-		if (item == NULL)
-			return uds_reader_fail(reader, path, "missing \"code\"");
-	}
-	if (rule->code_class == UDS_CODE_OK && cJSON_IsNull(item))
-		return true;
-	rule->code = uds_json_text(item);
-	if (rule->code == NULL)
-		return uds_reader_fail(reader, path, "must be a code: a number or a string");
-	return true;
-}
-
-static bool
-is_listed(const UdsErrorsSpec *errors, const char *code)
-{
-	int			i;
-
-	for (i = 0; i < errors->nrules; i++)
-	{
-		const char *other = errors->rules[i].code;
-
-		if ((code == NULL || other == NULL) ? code == other :
-			strcmp(other, code) == 0)
-			return true;
-	}
-	return false;
-}
-
-static bool
-read_code_list(UdsManifestReader *reader, const cJSON *object, int which)
-{
-	const char *word = code_lists[which].word;
-	const char *path = uds_reader_at("$.errors", word);
-	const cJSON *list = cJSON_GetObjectItemCaseSensitive(object, word);
-	UdsErrorsSpec *errors = &reader->manifest->errors;
-	const cJSON *item;
-	int			n = 0;
-
-	if (list == NULL)
-		return true;
-	if (!cJSON_IsArray(list))
-		return uds_reader_fail(reader, path, "must be an array");
-	cJSON_ArrayForEach(item, list)
-	{
-		UdsCodeRule rule = {NULL, code_lists[which].code_class,
-		DEFAULT_THROTTLE_WAIT, 0};
-		const char *here = psprintf("%s[%d]", path, n++);
-
-		if (!read_code(reader, item, here, &rule))
-			return false;
-		if (is_listed(errors, rule.code))
-			return uds_reader_fail(reader, here,
-								   psprintf("code %.100s is listed twice",
-											rule.code ? rule.code : "null"));
-		errors->rules[errors->nrules++] = rule;
-	}
-	return true;
-}
-
-static bool
-read_hints(UdsManifestReader *reader, const cJSON *object)
-{
-	const cJSON *hints = cJSON_GetObjectItemCaseSensitive(object, "hints");
-	UdsErrorsSpec *errors = &reader->manifest->errors;
-	const cJSON *item;
-
-	if (hints == NULL)
-		return true;
-	if (!cJSON_IsObject(hints))
-		return uds_reader_fail(reader, "$.errors.hints", "must be an object");
-	errors->hints = palloc0((cJSON_GetArraySize(hints) + 1) * sizeof(UdsHintSpec));
-	cJSON_ArrayForEach(item, hints)
-	{
-		UdsHintSpec *hint = &errors->hints[errors->nhints];
-
-		if (!uds_reader_text(reader, hints, "$.errors.hints", item->string,
-							 true, &hint->hint))
-			return false;
-		hint->code = pstrdup(item->string);
-		errors->nhints++;
-	}
-	return true;
-}
-
-static bool
-read_errors(UdsManifestReader *reader, const cJSON *root)
-{
-	static const char *const words[] = {
-		"code", "message", "ok", "reauth", "throttle", "transient", "gone",
-		"scope", "config", "degrade", "restart", "hints", NULL
-	};
-	const cJSON *object = cJSON_GetObjectItemCaseSensitive(root, "errors");
-	UdsErrorsSpec *errors = &reader->manifest->errors;
-	int			codes = 0;
-	int			i;
-
-	if (object == NULL)
-		return true;
-	if (!uds_reader_object(reader, object, "$.errors", words) ||
-		!uds_reader_path(reader, object, "$.errors", "code", false, &errors->code) ||
-		!uds_reader_path(reader, object, "$.errors", "message", false, &errors->message))
-		return false;
-	for (i = 0; i < (int) lengthof(code_lists); i++)
-	{
-		const cJSON *list = cJSON_GetObjectItemCaseSensitive(object,
-															 code_lists[i].word);
-
-		if (list != NULL && errors->code == NULL)
-			return uds_reader_fail(reader, "$.errors", "missing \"code\"");
-		codes += cJSON_GetArraySize(list);
-	}
-	errors->rules = palloc0((codes + 1) * sizeof(UdsCodeRule));
-	for (i = 0; i < (int) lengthof(code_lists); i++)
-	{
-		if (!read_code_list(reader, object, i))
-			return false;
-	}
-	if (errors->code != NULL && cJSON_GetObjectItemCaseSensitive(object, "ok") == NULL)
-		return uds_reader_fail(reader, "$.errors", "missing \"ok\"");
-	return read_hints(reader, object);
-}
-
-static bool
-read_for_each(UdsManifestReader *reader, const cJSON *object, const char *path,
-			  UdsStreamSpec *stream)
-{
-	static const char *const words[] = {"stream", "value", "as", NULL};
-	const cJSON *for_each = cJSON_GetObjectItemCaseSensitive(object, "for_each");
-	const char *here = uds_reader_at(path, "for_each");
-
-	if (for_each == NULL)
-		return true;
-	if (!uds_reader_object(reader, for_each, here, words) ||
-		!uds_reader_text(reader, for_each, here, "stream", true, &stream->parent) ||
-		!uds_reader_text(reader, for_each, here, "value", true, &stream->parent_value) ||
-		!uds_reader_text(reader, for_each, here, "as", true, &stream->parent_as))
-		return false;
-	if (!uds_reader_is_name(stream->parent_as) ||
-		strcmp(stream->parent_as, "cursor") == 0 ||
-		strcmp(stream->parent_as, "token") == 0)
-		return uds_reader_fail(reader, uds_reader_at(here, "as"),
-							   psprintf("\"%.100s\" cannot be used as a name",
-										stream->parent_as));
-	return true;
-}
-
-static bool
-read_pagination(UdsManifestReader *reader, const cJSON *object,
-				const char *path, UdsStreamSpec *stream)
-{
-	static const char *const words[] = {"type", "next", "more", NULL};
-	const cJSON *pagination = cJSON_GetObjectItemCaseSensitive(object, "pagination");
-	const char *here = uds_reader_at(path, "pagination");
-	char	   *type;
-
-	if (pagination == NULL)
-		return true;
-	if (!uds_reader_object(reader, pagination, here, words) ||
-		!uds_reader_text(reader, pagination, here, "type", true, &type))
-		return false;
-	if (strcmp(type, "cursor") != 0)
-		return uds_reader_fail(reader, uds_reader_at(here, "type"),
-							   "must be \"cursor\"");
-	return uds_reader_path(reader, pagination, here, "next", true, &stream->next_cursor) &&
-		uds_reader_path(reader, pagination, here, "more", false, &stream->more);
-}
-
-/* "records", "expect", "merge" and "fields" of a stream. */
-static bool
-read_records(UdsManifestReader *reader, const cJSON *object, const char *path,
-			 UdsStreamSpec *stream)
-{
-	const cJSON *fields = cJSON_GetObjectItemCaseSensitive(object, "fields");
-	const char *here = uds_reader_at(path, "fields");
-
-	if (!uds_reader_text(reader, object, path, "records", true, &stream->records) ||
-		!uds_reader_path(reader, object, path, "expect", false, &stream->expect) ||
-		!uds_reader_bool(reader, object, path, "merge", &stream->merge))
-		return false;
-	if (fields == NULL)
-		return uds_reader_fail(reader, path, "missing \"fields\"");
-	if (!uds_manifest_check_fields(reader, fields, here, stream->parent_as))
-		return false;
-	if (cJSON_GetObjectItemCaseSensitive(fields, "uid") == NULL)
-		return uds_reader_fail(reader, here, "missing \"uid\"");
-	return true;
-}
-
-static bool
-read_stream(UdsManifestReader *reader, const cJSON *object, const char *path,
-			UdsStreamSpec *stream)
-{
-	static const char *const words[] = {
-		"type", "for_each", "request", "pagination", "records", "expect",
-		"merge", "fields", NULL
-	};
-	const char *names[3] = {NULL, NULL, NULL};
-	const cJSON *request;
-	int			n = 0;
-
-	stream->name = pstrdup(object->string);
-	if (!uds_reader_is_name(stream->name) ||
-		strcmp(stream->name, UDS_STREAM_AUTH) == 0)
-		return uds_reader_fail(reader, path, "cannot be used as a name");
-	if (!uds_reader_object(reader, object, path, words) ||
-		!uds_reader_text(reader, object, path, "type", true, &stream->type) ||
-		!read_for_each(reader, object, path, stream) ||
-		!read_pagination(reader, object, path, stream))
-		return false;
-	if (strcmp(stream->type, "user") != 0 &&
-		strcmp(stream->type, "department") != 0)
-		return uds_reader_fail(reader, uds_reader_at(path, "type"),
-							   "must be \"user\" or \"department\"");
-	request = cJSON_GetObjectItemCaseSensitive(object, "request");
-	if (request == NULL)
-		return uds_reader_fail(reader, path, "missing \"request\"");
-	if (stream->next_cursor != NULL)
-		names[n++] = "cursor";
-	if (stream->parent_as != NULL)
-		names[n++] = stream->parent_as;
-	return uds_manifest_read_request(reader, request,
-									 uds_reader_at(path, "request"), names,
-									 &stream->request) &&
-		read_records(reader, object, path, stream);
-}
-
-static bool
-read_streams(UdsManifestReader *reader, const cJSON *root)
-{
-	UdsManifest *manifest = reader->manifest;
-	const cJSON *streams = cJSON_GetObjectItemCaseSensitive(root, "streams");
-	const cJSON *item;
-
-	if (streams == NULL)
-		return uds_reader_fail(reader, "$", "missing \"streams\"");
-	if (!cJSON_IsObject(streams) || streams->child == NULL)
-		return uds_reader_fail(reader, "$.streams", "must be a non-empty object");
-	manifest->streams = palloc0(cJSON_GetArraySize(streams) * sizeof(UdsStreamSpec));
-	cJSON_ArrayForEach(item, streams)
-	{
-		if (!read_stream(reader, item, uds_reader_at("$.streams", item->string),
-						 &manifest->streams[manifest->nstreams]))
-			return false;
-		manifest->nstreams++;
-	}
-	return true;
-}
-
 /* Position of a stream in a plan so far, or -1. */
 static int
 find_in_plan(const UdsManifest *manifest, const UdsPlanSpec *plan,
@@ -426,12 +95,22 @@ find_in_plan(const UdsManifest *manifest, const UdsPlanSpec *plan,
 }
 
 static bool
+comes_before(UdsManifestReader *reader, const char *path,
+			 const UdsStreamSpec *stream, const char *other)
+{
+	return uds_reader_fail(reader, path,
+						   psprintf("stream \"%s\" comes before \"%.100s\", on which it depends",
+									stream->name, other));
+}
+
+static bool
 read_plan_stream(UdsManifestReader *reader, const cJSON *item, const char *path,
 				 UdsPlanSpec *plan)
 {
 	const UdsManifest *manifest = reader->manifest;
 	const UdsStreamSpec *stream;
 	int			i;
+	int			j;
 
 	if (!cJSON_IsString(item))
 		return uds_reader_fail(reader, path, "must be the name of a stream");
@@ -449,11 +128,15 @@ read_plan_stream(UdsManifestReader *reader, const cJSON *item, const char *path,
 		return uds_reader_fail(reader, path,
 							   psprintf("stream \"%s\" is listed twice",
 										stream->name));
-	if (stream->parent != NULL &&
-		find_in_plan(manifest, plan, stream->parent) < 0)
-		return uds_reader_fail(reader, path,
-							   psprintf("stream \"%s\" comes before \"%.100s\", on which it depends",
-										stream->name, stream->parent));
+	if (stream->pages_of != NULL &&
+		find_in_plan(manifest, plan, stream->pages_of) < 0)
+		return comes_before(reader, path, stream, stream->pages_of);
+	for (j = 0; j < stream->nfeeds; j++)
+	{
+		if (strcmp(stream->feeds[j].stream, stream->name) != 0 &&
+			find_in_plan(manifest, plan, stream->feeds[j].stream) < 0)
+			return comes_before(reader, path, stream, stream->feeds[j].stream);
+	}
 	plan->streams[plan->count++] = i;
 	return true;
 }
@@ -462,14 +145,23 @@ static bool
 read_plan(UdsManifestReader *reader, const cJSON *object, const char *path,
 		  UdsPlanSpec *plan)
 {
-	static const char *const words[] = {"name", "streams", "warning", NULL};
+	static const char *const words[] = {
+		"name", "mode", "when", "streams", "warning", NULL
+	};
 	const cJSON *streams;
 	const cJSON *item;
+	char	   *mode;
 
 	if (!uds_reader_object(reader, object, path, words) ||
 		!uds_reader_text(reader, object, path, "name", true, &plan->name) ||
+		!uds_reader_text(reader, object, path, "mode", false, &mode) ||
+		!uds_reader_when(reader, object, path, &plan->when) ||
 		!uds_reader_text(reader, object, path, "warning", false, &plan->warning))
 		return false;
+	plan->incremental = mode != NULL && strcmp(mode, "incremental") == 0;
+	if (mode != NULL && !plan->incremental && strcmp(mode, "full") != 0)
+		return uds_reader_fail(reader, uds_reader_at(path, "mode"),
+							   "must be \"full\" or \"incremental\"");
 	streams = cJSON_GetObjectItemCaseSensitive(object, "streams");
 	if (streams == NULL)
 		return uds_reader_fail(reader, path, "missing \"streams\"");
@@ -509,6 +201,40 @@ read_plans(UdsManifestReader *reader, const cJSON *root)
 }
 
 static bool
+read_budget(UdsManifestReader *reader, const cJSON *root)
+{
+	static const char *const words[] = {"requests", "seconds", "per", NULL};
+	UdsManifest *manifest = reader->manifest;
+	const cJSON *list = cJSON_GetObjectItemCaseSensitive(root, "budget");
+	const cJSON *item;
+
+	if (list == NULL)
+		return true;
+	if (!cJSON_IsArray(list))
+		return uds_reader_fail(reader, "$.budget", "must be an array");
+	manifest->budgets = palloc0((cJSON_GetArraySize(list) + 1) * sizeof(UdsBudgetSpec));
+	cJSON_ArrayForEach(item, list)
+	{
+		UdsBudgetSpec *budget = &manifest->budgets[manifest->nbudgets];
+		const char *path = psprintf("$.budget[%d]", manifest->nbudgets++);
+		char	   *per;
+
+		if (!uds_reader_object(reader, item, path, words) ||
+			!uds_reader_int(reader, item, path, "requests", 1, 100000, &budget->requests) ||
+			!uds_reader_int(reader, item, path, "seconds", 1, 86400, &budget->seconds) ||
+			!uds_reader_text(reader, item, path, "per", false, &per))
+			return false;
+		if (budget->requests == 0 || budget->seconds == 0)
+			return uds_reader_fail(reader, path, "needs \"requests\" and \"seconds\"");
+		budget->per_stream = per != NULL;
+		if (per != NULL && strcmp(per, "stream") != 0)
+			return uds_reader_fail(reader, uds_reader_at(path, "per"),
+								   "must be \"stream\"");
+	}
+	return true;
+}
+
+static bool
 read_ignore_case(UdsManifestReader *reader, const cJSON *root)
 {
 	const cJSON *list = cJSON_GetObjectItemCaseSensitive(root, "ignore_case");
@@ -536,8 +262,8 @@ static bool
 read_manifest(UdsManifestReader *reader, const cJSON *root)
 {
 	static const char *const words[] = {
-		"manifest", "title", "options", "base_url", "auth", "errors", "plans",
-		"streams", "ignore_case", NULL
+		"manifest", "title", "options", "base_url", "auth", "errors", "budget",
+		"concurrency", "plans", "streams", "ignore_case", NULL
 	};
 	const cJSON *base_url;
 	int			version = 0;
@@ -555,9 +281,12 @@ read_manifest(UdsManifestReader *reader, const cJSON *root)
 		read_options(reader, root) &&
 		uds_reader_template(reader, base_url, "$.base_url", no_names,
 							&reader->manifest->base_url) &&
-		read_auth(reader, root) &&
-		read_errors(reader, root) &&
-		read_streams(reader, root) &&
+		uds_manifest_read_auth(reader, root) &&
+		uds_manifest_read_errors(reader, root) &&
+		read_budget(reader, root) &&
+		uds_reader_int(reader, root, "$", "concurrency", 1, 64,
+					   &reader->manifest->concurrency) &&
+		uds_manifest_read_streams(reader, root) &&
 		read_plans(reader, root) &&
 		read_ignore_case(reader, root);
 }
@@ -571,7 +300,7 @@ read_manifest(UdsManifestReader *reader, const cJSON *root)
 UdsManifest *
 uds_manifest_parse(const char *json, char **error)
 {
-	UdsManifestReader reader = {NULL, NULL};
+	UdsManifestReader reader = {0};
 	cJSON	   *root = cJSON_Parse(json);
 
 	if (root == NULL)

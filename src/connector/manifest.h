@@ -55,15 +55,33 @@ typedef struct UdsBodyNode
 	struct UdsBodyNode *children;
 } UdsBodyNode;
 
+/* Texts, such as simple paths of which the first that leads somewhere counts. */
+typedef struct UdsTexts
+{
+	int			count;
+	char	  **items;
+} UdsTexts;
+
+/* HTTP Basic. */
+typedef struct UdsBasicSpec
+{
+	UdsTemplate *user;			/* NULL = not used */
+	UdsTemplate *password;
+	bool		form_encoded;	/* both, before they are put together */
+} UdsBasicSpec;
+
 typedef struct UdsRequestSpec
 {
 	char	   *method;
 	UdsTemplate *base_url;		/* NULL = the manifest's */
-	UdsTemplate *path;
+	UdsTemplate *path;			/* NULL = url is given */
+	UdsTemplate *url;			/* whole, to where base_url is; or NULL */
 	UdsPairs	query;
 	UdsPairs	headers;
 	UdsPairs	form;
-	UdsBodyNode *json;
+	UdsBodyNode *json;			/* an object, or NULL */
+	UdsBasicSpec basic;
+	UdsTexts	states;			/* each X of {state.X} in it, maybe twice */
 } UdsRequestSpec;
 
 typedef struct UdsOptionSpec
@@ -72,16 +90,42 @@ typedef struct UdsOptionSpec
 	char	   *default_value;	/* as text, or NULL */
 	bool		required;
 	bool		secret;
+	UdsTexts	choices;		/* none = any value */
+	UdsTexts	members;		/* of the JSON object that the value is */
 } UdsOptionSpec;
+
+/* What depends on an option. */
+typedef struct UdsWhenSpec
+{
+	char	   *option;			/* NULL = depends on nothing */
+	bool		about_given;	/* whether it has a value ... */
+	bool		given;
+	UdsTexts	values;			/* ... else, that it has one of these */
+} UdsWhenSpec;
+
+/* A signed assertion (RFC 7523). */
+typedef struct UdsJwtSpec
+{
+	UdsTemplate *key;			/* PEM */
+	UdsTemplate *key_id;		/* or NULL */
+	UdsPairs	claims;
+	int			lifetime;		/* seconds */
+} UdsJwtSpec;
 
 typedef struct UdsAuthSpec
 {
+	UdsWhenSpec when;
+	bool		has_request;	/* else there is no token */
 	UdsRequestSpec request;
+	UdsJwtSpec *jwt;			/* or NULL */
 	char	   *token;			/* simple path */
 	char	   *expires_in;		/* simple path, or NULL */
 	int			lifetime;		/* seconds, where the reply names none */
 	UdsPairs	query;			/* sent with every request of a stream */
 	UdsPairs	headers;
+	UdsPairs	form;
+	UdsBodyNode *json;			/* an object, or NULL */
+	UdsBasicSpec basic;
 } UdsAuthSpec;
 
 typedef enum UdsCodeClass
@@ -92,15 +136,24 @@ typedef enum UdsCodeClass
 	UDS_CODE_TRANSIENT,
 	UDS_CODE_GONE,
 	UDS_CODE_SCOPE,
+	UDS_CODE_EMPTY,
 	UDS_CODE_CONFIG,
 	UDS_CODE_DEGRADE,
 	UDS_CODE_RESTART
 } UdsCodeClass;
 
+/* A rule about answers; conditions that are not set hold. */
 typedef struct UdsCodeRule
 {
-	char	   *code;			/* as text; NULL = no code in the body */
 	UdsCodeClass code_class;
+	bool		plain;			/* a code and nothing else */
+	char	   *code;			/* as text; NULL in a plain rule = no code */
+	int			status;			/* HTTP; 0 = any */
+	char	   *path;			/* simple path to ... */
+	UdsTexts	values;			/* ... one of these, or ... */
+	char	   *pattern;		/* ... a text like this */
+	char	   *body;			/* pattern of the body's beginning */
+	char	   *stream;			/* its name */
 	int			wait;			/* throttle: seconds, the first time */
 	int			concurrency;	/* throttle: requests in flight for a while;
 								 * 0 = as before */
@@ -108,39 +161,111 @@ typedef struct UdsCodeRule
 
 typedef struct UdsHintSpec
 {
-	char	   *code;			/* "*" = any other */
+	char	   *code;			/* "HTTP 403" = a status, "*" = any other */
 	char	   *hint;
 } UdsHintSpec;
 
+/* Where a service says how long it wants to be left alone. */
+typedef struct UdsWaitSpec
+{
+	char	   *header;			/* or ... */
+	char	   *path;			/* ... simple path */
+	bool		epoch;			/* a time, not a number of seconds */
+} UdsWaitSpec;
+
 typedef struct UdsErrorsSpec
 {
-	char	   *code;			/* simple paths, or NULL */
-	char	   *message;
-	int			nrules;
+	UdsTexts	code;			/* simple paths */
+	UdsTexts	message;
+	int			nrules;			/* plain ones last */
 	UdsCodeRule *rules;
+	int			nwaits;
+	UdsWaitSpec *waits;
 	int			nhints;
 	UdsHintSpec *hints;
 } UdsErrorsSpec;
 
+/* At most so many requests in so many seconds. */
+typedef struct UdsBudgetSpec
+{
+	int			requests;
+	int			seconds;
+	bool		per_stream;
+} UdsBudgetSpec;
+
+/* Where the values of a for_each come from. */
+typedef struct UdsFeedSpec
+{
+	char	   *stream;
+	char	   *value;			/* jsonpath over its pages */
+} UdsFeedSpec;
+
+typedef enum UdsPaginationKind
+{
+	UDS_PAGES_CURSOR,
+	UDS_PAGES_NEXT_LINK,
+	UDS_PAGES_LINK_HEADER,
+	UDS_PAGES_PAGE,
+	UDS_PAGES_OFFSET
+} UdsPaginationKind;
+
+typedef struct UdsPaginationSpec
+{
+	UdsPaginationKind kind;
+	char	   *next;			/* simple path to cursor or link */
+	char	   *more;			/* simple path to a flag, or NULL */
+	int			first;			/* number of the first page or record */
+	int			size;			/* 0 = not said */
+	char	   *count;			/* simple path to the list, or NULL */
+	char	   *total;			/* simple path to a number, or NULL */
+	bool		until_empty;	/* short pages are no end */
+} UdsPaginationSpec;
+
+typedef enum UdsNoteKind
+{
+	UDS_NOTE_DATE,
+	UDS_NOTE_LAST,
+	UDS_NOTE_MAX
+} UdsNoteKind;
+
+/* Something that is noted for the next incremental read. */
+typedef struct UdsNoteSpec
+{
+	char	   *name;
+	UdsNoteKind kind;
+	char	   *path;			/* LAST: simple path; MAX: jsonpath */
+	char	   *format;			/* DATE: iso, iso_ms, epoch, epoch_ms */
+	int			overlap;		/* DATE: seconds */
+} UdsNoteSpec;
+
 typedef struct UdsStreamSpec
 {
 	char	   *name;
-	char	   *type;			/* of its records: user, department */
-	char	   *parent;			/* for_each: a stream read before, or NULL */
-	char	   *parent_value;	/* jsonpath over the parent's pages */
-	char	   *parent_as;		/* name of the value */
+	char	   *type;			/* of its records: user, department, member;
+								 * NULL = it has none */
+	UdsWhenSpec when;
+	char	   *pages_of;		/* stream whose pages it takes, or NULL */
+	char	   *as;				/* for_each: name of the value, or NULL */
+	int			nvalues;		/* for_each: values to begin with */
+	UdsTemplate **values;
+	int			nfeeds;			/* for_each: where more come from */
+	UdsFeedSpec *feeds;
 	UdsRequestSpec request;
-	char	   *next_cursor;	/* pagination: simple path, or NULL */
-	char	   *more;			/* pagination: simple path to a flag, or NULL */
-	char	   *records;		/* jsonpath */
+	int			npaginations;
+	UdsPaginationSpec *paginations;
+	char	   *records;		/* jsonpath; NULL without type */
 	char	   *expect;			/* simple path to an array, or NULL */
-	bool		merge;
+	UdsBodyNode *synthesize;	/* a page to begin with, or NULL */
+	int			nnotes;
+	UdsNoteSpec *notes;
 } UdsStreamSpec;
 
 typedef struct UdsPlanSpec
 {
 	char	   *name;
 	char	   *warning;		/* or NULL */
+	UdsWhenSpec when;
+	bool		incremental;
 	int			count;
 	int		   *streams;		/* indexes, in the order of reading */
 } UdsPlanSpec;
@@ -151,8 +276,12 @@ typedef struct UdsManifest
 	int			noptions;
 	UdsOptionSpec *options;
 	UdsTemplate *base_url;
-	UdsAuthSpec *auth;			/* or NULL */
+	int			nauths;			/* ways to authenticate: the first that fits */
+	UdsAuthSpec *auths;
 	UdsErrorsSpec errors;
+	int			nbudgets;
+	UdsBudgetSpec *budgets;
+	int			concurrency;	/* 0 = not said */
 	int			nplans;
 	UdsPlanSpec *plans;
 	int			nstreams;
@@ -174,6 +303,8 @@ extern char *uds_manifest_check_secrets(const UdsManifest *manifest,
 extern UdsVariable *uds_manifest_option_values(const UdsManifest *manifest,
 											   const char *options_json,
 											   int *count);
+extern bool uds_manifest_holds(const UdsWhenSpec *when,
+							   const UdsVariable *options, int count);
 #ifndef FRONTEND
 extern List *uds_manifest_secrets(const UdsManifest *manifest);
 #endif
@@ -183,6 +314,8 @@ typedef struct UdsManifestReader
 {
 	UdsManifest *manifest;
 	char	   *error;			/* NULL = none so far */
+	UdsTexts	notes;			/* names of all that streams note */
+	UdsTexts	states;			/* those that templates asked for so far */
 } UdsManifestReader;
 
 /* reader.c: each returns false once there is an error */
@@ -196,18 +329,28 @@ extern bool uds_reader_text(UdsManifestReader *reader, const cJSON *object,
 extern bool uds_reader_path(UdsManifestReader *reader, const cJSON *object,
 							const char *path, const char *word, bool required,
 							char **text);
+extern bool uds_reader_paths(UdsManifestReader *reader, const cJSON *object,
+							 const char *path, const char *word,
+							 UdsTexts *texts);
+extern bool uds_reader_texts(UdsManifestReader *reader, const cJSON *object,
+							 const char *path, const char *word,
+							 UdsTexts *texts);
 extern bool uds_reader_bool(UdsManifestReader *reader, const cJSON *object,
 							const char *path, const char *word, bool *value);
 extern bool uds_reader_int(UdsManifestReader *reader, const cJSON *object,
 						   const char *path, const char *word, int min,
 						   int max, int *value);
+extern bool uds_reader_when(UdsManifestReader *reader, const cJSON *object,
+							const char *path, UdsWhenSpec *when);
 extern bool uds_reader_template(UdsManifestReader *reader, const cJSON *item,
 								const char *path, const char *const *names,
 								UdsTemplate **template);
 extern char *uds_reader_at(const char *path, const char *word);
 extern bool uds_reader_is_name(const char *text);
+extern const UdsOptionSpec *uds_reader_option(const UdsManifest *manifest,
+											  const char *name);
 
-/* manifest_request.c, manifest_fields.c: parts of the parser */
+/* parts of the parser: manifest_request.c */
 extern bool uds_manifest_read_request(UdsManifestReader *reader,
 									  const cJSON *object, const char *path,
 									  const char *const *names,
@@ -216,6 +359,19 @@ extern bool uds_manifest_read_pairs(UdsManifestReader *reader,
 									const cJSON *object, const char *path,
 									const char *word, const char *const *names,
 									UdsPairs *pairs);
+extern bool uds_manifest_read_json(UdsManifestReader *reader,
+								   const cJSON *object, const char *path,
+								   const char *word, const char *const *names,
+								   UdsBodyNode **json);
+extern bool uds_manifest_read_basic(UdsManifestReader *reader,
+									const cJSON *object, const char *path,
+									const char *const *names,
+									UdsBasicSpec *basic);
+
+/* manifest_auth.c, manifest_errors.c, manifest_stream.c, manifest_fields.c */
+extern bool uds_manifest_read_auth(UdsManifestReader *reader, const cJSON *root);
+extern bool uds_manifest_read_errors(UdsManifestReader *reader, const cJSON *root);
+extern bool uds_manifest_read_streams(UdsManifestReader *reader, const cJSON *root);
 extern bool uds_manifest_check_fields(UdsManifestReader *reader,
 									  const cJSON *fields, const char *path,
 									  const char *context);

@@ -22,11 +22,11 @@
 typedef struct Form
 {
 	const char *word;
-	const char *const words[5];
+	const char *const words[6];
 } Form;
 
 static const Form forms[] = {
-	{"path", {"path", "when", "apply", NULL}},
+	{"path", {"path", "of", "when", "apply", NULL}},
 	{"const", {"const", "apply", NULL}},
 	{"context", {"context", "apply", NULL}},
 	{"coalesce", {"coalesce", "apply", NULL}},
@@ -36,10 +36,13 @@ static const Form forms[] = {
 	{"map", {"map", "values", "default", "apply", NULL}},
 	{"each", {"each", "fields", "apply", NULL}},
 	{"zip", {"zip", "apply", NULL}},
+	{"join", {"join", "separator", "apply", NULL}},
+	{"json", {"json", "apply", NULL}},
+	{"date", {"date", "from", "apply", NULL}},
 };
 
 static const char *const transforms[] = {
-	"trim", "lower", "upper", "digits", "phone", NULL
+	"trim", "lower", "upper", "digits", "phone", "tel", NULL
 };
 
 static bool check_expression(UdsManifestReader *reader, const cJSON *item,
@@ -136,6 +139,32 @@ check_each(UdsManifestReader *reader, const cJSON *object, const char *path,
 									 uds_reader_at(path, "fields"), context);
 }
 
+/* "of", "separator" and "from", which go along with some forms. */
+static bool
+check_companions(UdsManifestReader *reader, const cJSON *object,
+				 const char *path, const char *context)
+{
+	static const char *const units[] = {"epoch", "epoch_ms", "iso", NULL};
+	const cJSON *of = cJSON_GetObjectItemCaseSensitive(object, "of");
+	const cJSON *separator = cJSON_GetObjectItemCaseSensitive(object, "separator");
+	const char *const *unit = units;
+	char	   *from;
+
+	if (of != NULL &&
+		!check_expression(reader, of, uds_reader_at(path, "of"), context))
+		return false;
+	if (separator != NULL && !cJSON_IsString(separator))
+		return uds_reader_fail(reader, uds_reader_at(path, "separator"), "must be a string");
+	if (!uds_reader_text(reader, object, path, "from", false, &from))
+		return false;
+	while (from != NULL && *unit != NULL && strcmp(*unit, from) != 0)
+		unit++;
+	if (*unit == NULL)
+		return uds_reader_fail(reader, uds_reader_at(path, "from"),
+							   "must be epoch, epoch_ms or iso");
+	return true;
+}
+
 /* The members of one form whose word is known and whose words fit. */
 static bool
 check_form(UdsManifestReader *reader, const cJSON *object, const char *path,
@@ -149,7 +178,8 @@ check_form(UdsManifestReader *reader, const cJSON *object, const char *path,
 		return true;
 	if (strcmp(word, "coalesce") == 0)
 		return check_list(reader, value, here, context);
-	if (strcmp(word, "text") == 0)
+	if (strcmp(word, "text") == 0 || strcmp(word, "join") == 0 ||
+		strcmp(word, "json") == 0 || strcmp(word, "date") == 0)
 		return check_expression(reader, value, here, context);
 	if (strcmp(word, "zip") == 0)
 		return check_zip(reader, value, here);
@@ -199,6 +229,7 @@ check_expression(UdsManifestReader *reader, const cJSON *item,
 			continue;
 		return uds_reader_object(reader, item, path, forms[i].words) &&
 			check_form(reader, item, path, forms[i].word, context) &&
+			check_companions(reader, item, path, context) &&
 			check_apply(reader, item, path);
 	}
 	if (item->child == NULL)

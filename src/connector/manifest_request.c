@@ -17,7 +17,8 @@
 #include "connector/manifest.h"
 
 static const char *const request_words[] = {
-	"method", "base_url", "path", "query", "headers", "form", "json", NULL
+	"method", "base_url", "path", "url", "query", "headers", "form", "json",
+	"basic", NULL
 };
 
 static const char *const methods[] = {"GET", "POST", "PUT", NULL};
@@ -114,21 +115,51 @@ read_body(UdsManifestReader *reader, const cJSON *item, const char *path,
 	return true;
 }
 
-/* Reads the JSON body of a request, or leaves it NULL. */
-static bool
-read_json(UdsManifestReader *reader, const cJSON *object, const char *path,
-		  const char *const *names, UdsRequestSpec *request)
+/*
+ * Reads the member "word", an object whose texts are templates, into *json;
+ * absent leaves it NULL.
+ */
+bool
+uds_manifest_read_json(UdsManifestReader *reader, const cJSON *object,
+					   const char *path, const char *word,
+					   const char *const *names, UdsBodyNode **json)
 {
-	const cJSON *json = cJSON_GetObjectItemCaseSensitive(object, "json");
+	const cJSON *item = cJSON_GetObjectItemCaseSensitive(object, word);
 
-	if (json == NULL)
+	if (reader->error != NULL)
+		return false;
+	if (item == NULL)
 		return true;
-	if (!cJSON_IsObject(json))
-		return uds_reader_fail(reader, uds_reader_at(path, "json"),
+	if (!cJSON_IsObject(item))
+		return uds_reader_fail(reader, uds_reader_at(path, word),
 							   "must be an object");
-	request->json = palloc0(sizeof(UdsBodyNode));
-	return read_body(reader, json, uds_reader_at(path, "json"), names,
-					 request->json);
+	*json = palloc0(sizeof(UdsBodyNode));
+	return read_body(reader, item, uds_reader_at(path, word), names, *json);
+}
+
+/* Reads the member "basic" of a request or of what is sent with each. */
+bool
+uds_manifest_read_basic(UdsManifestReader *reader, const cJSON *object,
+						const char *path, const char *const *names,
+						UdsBasicSpec *basic)
+{
+	static const char *const words[] = {"user", "password", "form_encoded", NULL};
+	const cJSON *item = cJSON_GetObjectItemCaseSensitive(object, "basic");
+	const char *here = uds_reader_at(path, "basic");
+	const cJSON *user = cJSON_GetObjectItemCaseSensitive(item, "user");
+	const cJSON *password = cJSON_GetObjectItemCaseSensitive(item, "password");
+
+	if (item == NULL)
+		return true;
+	if (!uds_reader_object(reader, item, here, words) ||
+		!uds_reader_bool(reader, item, here, "form_encoded", &basic->form_encoded))
+		return false;
+	if (user == NULL || password == NULL)
+		return uds_reader_fail(reader, here, "needs \"user\" and \"password\"");
+	return uds_reader_template(reader, user, uds_reader_at(here, "user"), names,
+							   &basic->user) &&
+		uds_reader_template(reader, password, uds_reader_at(here, "password"),
+							names, &basic->password);
 }
 
 static bool
@@ -156,27 +187,25 @@ read_method(UdsManifestReader *reader, const cJSON *object, const char *path,
 	return true;
 }
 
-/*
- * Reads a request; names are the placeholders that its templates may have
- * besides the options.
- */
-bool
-uds_manifest_read_request(UdsManifestReader *reader, const cJSON *object,
-						  const char *path, const char *const *names,
-						  UdsRequestSpec *request)
+/* Reads where a request goes to: "path", maybe with "base_url", or "url". */
+static bool
+read_address(UdsManifestReader *reader, const cJSON *object, const char *path,
+			 const char *const *names, UdsRequestSpec *request)
 {
 	static const char *const none[] = {NULL};
-	const cJSON *base_url;
-	const cJSON *url_path;
+	const cJSON *base_url = cJSON_GetObjectItemCaseSensitive(object, "base_url");
+	const cJSON *url_path = cJSON_GetObjectItemCaseSensitive(object, "path");
+	const cJSON *url = cJSON_GetObjectItemCaseSensitive(object, "url");
 
-	if (!uds_reader_object(reader, object, path, request_words))
-		return false;
-	base_url = cJSON_GetObjectItemCaseSensitive(object, "base_url");
-	url_path = cJSON_GetObjectItemCaseSensitive(object, "path");
 	if (base_url != NULL &&
 		!uds_reader_template(reader, base_url, uds_reader_at(path, "base_url"),
 							 none, &request->base_url))
 		return false;
+	if (url != NULL && (url_path != NULL || base_url != NULL))
+		return uds_reader_fail(reader, path, "has \"url\" and also \"path\" or \"base_url\"");
+	if (url != NULL)
+		return uds_reader_template(reader, url, uds_reader_at(path, "url"), names,
+								   &request->url);
 	if (url_path == NULL)
 		return uds_reader_fail(reader, path, "missing \"path\"");
 	if (!uds_reader_template(reader, url_path, uds_reader_at(path, "path"),
@@ -186,9 +215,28 @@ uds_manifest_read_request(UdsManifestReader *reader, const cJSON *object,
 		strpbrk(url_path->valuestring, "?# \r\n") != NULL)
 		return uds_reader_fail(reader, uds_reader_at(path, "path"),
 							   "must begin with a slash and have no query");
-	return uds_manifest_read_pairs(reader, object, path, "query", names, &request->query) &&
-		uds_manifest_read_pairs(reader, object, path, "headers", names, &request->headers) &&
-		uds_manifest_read_pairs(reader, object, path, "form", names, &request->form) &&
-		read_json(reader, object, path, names, request) &&
-		read_method(reader, object, path, request);
+	return true;
+}
+
+/*
+ * Reads a request; names are the placeholders that its templates may have
+ * besides the options and what streams note.
+ */
+bool
+uds_manifest_read_request(UdsManifestReader *reader, const cJSON *object,
+						  const char *path, const char *const *names,
+						  UdsRequestSpec *request)
+{
+	memset(&reader->states, 0, sizeof(UdsTexts));
+	if (!uds_reader_object(reader, object, path, request_words) ||
+		!read_address(reader, object, path, names, request) ||
+		!uds_manifest_read_pairs(reader, object, path, "query", names, &request->query) ||
+		!uds_manifest_read_pairs(reader, object, path, "headers", names, &request->headers) ||
+		!uds_manifest_read_pairs(reader, object, path, "form", names, &request->form) ||
+		!uds_manifest_read_json(reader, object, path, "json", names, &request->json) ||
+		!uds_manifest_read_basic(reader, object, path, names, &request->basic) ||
+		!read_method(reader, object, path, request))
+		return false;
+	request->states = reader->states;
+	return true;
 }

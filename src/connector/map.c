@@ -22,34 +22,14 @@
 #include "utils/builtins.h"
 #include "utils/memutils.h"
 
-#include "connector/expression.h"
+#include "connector/map.h"
 
 PG_FUNCTION_INFO_V1(uds_map_page);
 PG_FUNCTION_INFO_V1(uds_map_record);
 
-/* A compiled stream, kept from call to call. */
-typedef struct Program
-{
-	Jsonb	   *stream;			/* what it was compiled from */
-	UdsPath    *records;		/* NULL if the stream has none */
-	UdsFields  *fields;			/* NULL = records are taken as they are */
-} Program;
-
-/* One record on its way, also through uds_value_try(). */
-typedef struct RecordCall
-{
-	const Program *program;
-	Jsonb	   *context;
-	char	   *text;			/* as JSON; or NULL, then ... */
-	JsonbValue	value;			/* ... the record itself */
-	bool		is_json;		/* set once it was read */
-	UdsPathRecord scope;
-	Jsonb	   *result;
-} RecordCall;
-
 typedef struct PageScan
 {
-	const Program *program;
+	const UdsMapProgram *program;
 	Jsonb	   *context;
 	UdsPathMembers members;
 	ReturnSetInfo *result;
@@ -65,46 +45,11 @@ typedef struct PageCall
 	UdsValueList list;
 } PageCall;
 
-static Program *
-compile_program(Jsonb *stream)
-{
-	Program    *program = palloc0(sizeof(Program));
-	JsonbValue	root;
-	JsonbValue	member;
-	char	   *text;
-	char	   *error;
-
-	program->stream = (Jsonb *) palloc(VARSIZE(stream));
-	memcpy(program->stream, stream, VARSIZE(stream));
-	uds_value_from_jsonb(program->stream, &root);
-	if (!uds_value_is_object(&root))
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("stream of a manifest must be a JSON object")));
-	if (uds_value_member(&root, "records", 7, &member))
-	{
-		if (member.type != jbvString)
-			ereport(ERROR,
-					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-					 errmsg("\"records\" of the manifest's stream must be a jsonpath")));
-		text = pnstrdup(member.val.string.val, member.val.string.len);
-		program->records = uds_path_compile(text, &error);
-		if (program->records == NULL)
-			ereport(ERROR,
-					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-					 errmsg("\"records\" of the manifest's stream is not valid: jsonpath \"%s\": %s",
-							text, error)));
-	}
-	if (uds_value_member(&root, "fields", 6, &member))
-		program->fields = uds_fields_compile(&member);
-	return program;
-}
-
 /* The program of this call site; another stream than last time replaces it. */
-static Program *
+static UdsMapProgram *
 get_program(FmgrInfo *flinfo, Jsonb *stream)
 {
-	Program    *program = flinfo->fn_extra;
+	UdsMapProgram *program = flinfo->fn_extra;
 	MemoryContext memory;
 	MemoryContext caller;
 
@@ -119,7 +64,7 @@ get_program(FmgrInfo *flinfo, Jsonb *stream)
 	memory = AllocSetContextCreate(CurrentMemoryContext, "uds stream",
 								   ALLOCSET_SMALL_SIZES);
 	caller = MemoryContextSwitchTo(memory);
-	program = compile_program(stream);
+	program = uds_map_compile(stream);
 	MemoryContextSwitchTo(caller);
 	/* an error above frees it with the caller's memory */
 	MemoryContextSetParent(memory, flinfo->fn_mcxt);
@@ -141,38 +86,6 @@ get_context(FunctionCallInfo fcinfo)
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("context of a page must be a JSON object")));
 	return context;
-}
-
-/* Reads and maps one record; raises whatever is wrong with it. */
-static void
-map_one(void *arg)
-{
-	RecordCall *call = arg;
-	UdsPathScope scope = {0};
-	JsonbValue	object;
-
-	if (call->text != NULL)
-	{
-		scope.jsonb = DatumGetJsonbP(DirectFunctionCall1(jsonb_in,
-														 CStringGetDatum(call->text)));
-		uds_value_from_jsonb(scope.jsonb, &call->value);
-	}
-	call->is_json = true;
-	if (!uds_value_is_object(&call->value))
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("record is not a JSON object")));
-	if (call->program->fields == NULL)
-	{
-		call->result = scope.jsonb ? scope.jsonb : uds_value_to_jsonb(&call->value);
-		return;
-	}
-	call->scope.value = call->value;
-	call->scope.context = call->context;
-	scope.record = &call->scope;
-	scope.item = call->value;
-	uds_fields_map(call->program->fields, &scope, &object);
-	call->result = uds_value_to_jsonb(&object);
 }
 
 static void
@@ -218,7 +131,7 @@ put_row(PageScan *scan, Jsonb *record, const char *error)
 static void
 emit_record(PageScan *scan, char *text, const JsonbValue *value)
 {
-	RecordCall	call = {0};
+	UdsMapCall	call = {0};
 	MemoryContext caller;
 	char	   *error;
 	int			sqlstate;
@@ -231,12 +144,20 @@ emit_record(PageScan *scan, char *text, const JsonbValue *value)
 		call.value = *value;
 
 	caller = MemoryContextSwitchTo(scan->record_memory);
-	error = uds_value_try(map_one, &call, &sqlstate);
+	error = uds_value_try(uds_map_one, &call, &sqlstate);
 	if (error != NULL && !call.is_json)
 		check_json(scan, text);
 	if (error != NULL && call.scope.field != NULL)
 		error = psprintf("field \"%s\": %s", call.scope.field, error);
-	put_row(scan, error ? NULL : call.result, error);
+	if (error != NULL)
+		put_row(scan, NULL, error);
+	else
+	{
+		ListCell   *lc;
+
+		foreach(lc, call.results)
+			put_row(scan, lfirst(lc), NULL);
+	}
 	MemoryContextSwitchTo(caller);
 	MemoryContextReset(scan->record_memory);
 }
@@ -337,13 +258,20 @@ scan_record(PageScan *scan, char *p)
 	return end;
 }
 
+/* The name of a member with escapes in it, on its way through jsonb. */
+typedef struct QuotedName
+{
+	char	   *text;
+	Jsonb	   *jsonb;
+} QuotedName;
+
 static void
 call_jsonb_in(void *arg)
 {
-	RecordCall *call = arg;
+	QuotedName *name = arg;
 
-	call->result = DatumGetJsonbP(DirectFunctionCall1(jsonb_in,
-													  CStringGetDatum(call->text)));
+	name->jsonb = DatumGetJsonbP(DirectFunctionCall1(jsonb_in,
+													 CStringGetDatum(name->text)));
 }
 
 /* Compares the name of a member, from quote to quote, with a step's. */
@@ -352,16 +280,15 @@ is_member(PageScan *scan, char *quoted, char *end, int step)
 {
 	const char *key = scan->members.keys[step];
 	int			len = scan->members.lengths[step];
-	RecordCall	call = {0};
+	QuotedName	read = {quoted};
 	JsonbValue	name;
 	char		next = *end;
 	int			sqlstate;
 
 	if (memchr(quoted, '\\', end - quoted) == NULL)
 		return end - quoted == len + 2 && memcmp(quoted + 1, key, len) == 0;
-	call.text = quoted;
 	*end = '\0';
-	if (uds_value_try(call_jsonb_in, &call, &sqlstate) != NULL)
+	if (uds_value_try(call_jsonb_in, &read, &sqlstate) != NULL)
 	{
 		/* valid, but no name that a path can have */
 		check_json(scan, quoted);
@@ -369,7 +296,7 @@ is_member(PageScan *scan, char *quoted, char *end, int step)
 		return false;
 	}
 	*end = next;
-	uds_value_from_jsonb(call.result, &name);
+	uds_value_from_jsonb(read.jsonb, &name);
 	return name.val.string.len == len &&
 		memcmp(name.val.string.val, key, len) == 0;
 }
@@ -547,12 +474,12 @@ uds_map_page(PG_FUNCTION_ARGS)
  * map_record(raw jsonb, stream jsonb, context jsonb)
  *
  * Returns one record as the stream's fields say.  NULL if raw or stream is
- * NULL.  Raises an error if the stream or the record is not valid.
+ * NULL, or the stream does not take it.  Raises an error if the stream or the record is not valid.
  */
 Datum
 uds_map_record(PG_FUNCTION_ARGS)
 {
-	RecordCall	call = {0};
+	UdsMapCall	call = {0};
 	char	   *error;
 	int			sqlstate;
 
@@ -561,12 +488,14 @@ uds_map_record(PG_FUNCTION_ARGS)
 	call.program = get_program(fcinfo->flinfo, PG_GETARG_JSONB_P(1));
 	call.context = get_context(fcinfo);
 	uds_value_from_jsonb(PG_GETARG_JSONB_P(0), &call.value);
-	error = uds_value_try(map_one, &call, &sqlstate);
+	error = uds_value_try(uds_map_one, &call, &sqlstate);
 	if (error != NULL)
 		ereport(ERROR,
 				(errcode(sqlstate),
 				 call.scope.field ?
 				 errmsg("field \"%s\": %s", call.scope.field, error) :
 				 errmsg_internal("%s", error)));
-	PG_RETURN_JSONB_P(call.result);
+	if (call.results == NIL)
+		PG_RETURN_NULL();
+	PG_RETURN_JSONB_P(linitial(call.results));
 }

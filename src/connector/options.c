@@ -17,17 +17,19 @@
 #include "connector/jsonpick.h"
 #include "connector/manifest.h"
 
-static const UdsOptionSpec *
-find_option(const UdsManifest *manifest, const char *name)
-{
-	int			i;
+/*
+ * Options that every type with a manifest has: laid over the fields of its
+ * streams, or choosing among its records.
+ */
+static const char *const common_objects[] = {"user_fields", "department_fields", NULL};
+static const char *const common_texts[] = {"user_where", "department_where", NULL};
 
-	for (i = 0; i < manifest->noptions; i++)
-	{
-		if (strcmp(manifest->options[i].name, name) == 0)
-			return &manifest->options[i];
-	}
-	return NULL;
+static bool
+is_one_of(const char *text, const char *const *words)
+{
+	while (*words != NULL && strcmp(*words, text) != 0)
+		words++;
+	return *words != NULL;
 }
 
 /* {"$env": "NAME"} or {"$file": "path"}, and nothing else in it. */
@@ -82,6 +84,55 @@ check_base_url(const char *url)
 	return NULL;
 }
 
+/* What is wrong with a text of which members are used, or NULL. */
+static char *
+check_members(const UdsOptionSpec *option, const char *text)
+{
+	cJSON	   *object = cJSON_Parse(text);
+	char	   *problem = NULL;
+	int			i;
+
+	if (!cJSON_IsObject(object))
+		problem = psprintf("option \"%s\" must be a JSON object, as text", option->name);
+	for (i = 0; i < option->members.count && problem == NULL; i++)
+	{
+		const char *name = option->members.items[i];
+
+		if (!cJSON_IsString(cJSON_GetObjectItemCaseSensitive(object, name)))
+			problem = psprintf("option \"%s\" has no member \"%.100s\"", option->name, name);
+	}
+	cJSON_Delete(object);
+	return problem;
+}
+
+/* What is wrong with a text that must be one of some, or NULL. */
+static char *
+check_choice(const UdsOptionSpec *option, const char *text)
+{
+	StringInfoData choices;
+	int			i;
+
+	initStringInfo(&choices);
+	for (i = 0; i < option->choices.count; i++)
+	{
+		if (strcmp(option->choices.items[i], text) == 0)
+			return NULL;
+		appendStringInfo(&choices, "%s%s", i == 0 ? "" : ", ", option->choices.items[i]);
+	}
+	return psprintf("option \"%s\" must be one of: %s", option->name, choices.data);
+}
+
+/* What is wrong with an option that every type has, or NULL. */
+static char *
+check_common(const cJSON *value)
+{
+	if (cJSON_IsNull(value) ||
+		(is_one_of(value->string, common_objects) ? cJSON_IsObject(value) : cJSON_IsString(value)))
+		return NULL;
+	return psprintf("option \"%s\" must be %s", value->string,
+					is_one_of(value->string, common_objects) ? "an object" : "a jsonpath");
+}
+
 /* What is wrong with the value of a known option, or NULL. */
 static char *
 check_value(const UdsOptionSpec *option, const cJSON *value)
@@ -99,7 +150,11 @@ check_value(const UdsOptionSpec *option, const cJSON *value)
 						"option \"%s\" must be a string, {\"$env\": \"NAME\"} or {\"$file\": \"path\"}" :
 						"option \"%s\" must be a string, number or boolean",
 						option->name);
-	if (ends_with(option->name, "base_url"))
+	if (option->choices.count > 0)
+		return check_choice(option, text);
+	if (option->members.count > 0)
+		return check_members(option, text);
+	if (ends_with(option->name, "_url"))
 		problem = check_base_url(text);
 	else if (strcmp(option->name, "ca_file") == 0 && text[0] != '/')
 		problem = "must be an absolute path";
@@ -139,9 +194,17 @@ check_options(const UdsManifest *manifest, const cJSON *options)
 		return pstrdup("options must be a JSON object");
 	cJSON_ArrayForEach(value, options)
 	{
-		const UdsOptionSpec *option = find_option(manifest, value->string);
+		const UdsOptionSpec *option = uds_reader_option(manifest, value->string);
 		char	   *problem;
 
+		if (is_one_of(value->string, common_objects) ||
+			is_one_of(value->string, common_texts))
+		{
+			problem = check_common(value);
+			if (problem != NULL)
+				return problem;
+			continue;
+		}
 		if (option == NULL)
 			return psprintf("unknown option \"%.100s\"", value->string);
 		problem = cJSON_IsNull(value) ? NULL : check_value(option, value);
@@ -207,34 +270,87 @@ uds_manifest_check_secrets(const UdsManifest *manifest,
 	return problem;
 }
 
+/* Members of an option's value, as variables; returns how many. */
+static int
+add_members(UdsVariable *variables, const UdsOptionSpec *option, const char *text)
+{
+	cJSON	   *object = text ? cJSON_Parse(text) : NULL;
+	int			i;
+
+	for (i = 0; i < option->members.count; i++)
+	{
+		const char *name = option->members.items[i];
+		const cJSON *value = cJSON_GetObjectItemCaseSensitive(object, name);
+
+		variables[i].name = psprintf("options.%s.%s", option->name, name);
+		variables[i].value = cJSON_IsString(value) ? pstrdup(value->valuestring) : NULL;
+		variables[i].secret = option->secret;
+	}
+	cJSON_Delete(object);
+	return option->members.count;
+}
+
 /*
- * The options as variables for templates, named "options.X", one per option
- * of the manifest: the value given, else the default, else NULL.  Options
- * must have passed the check, with references to secrets resolved.
+ * The options as variables for templates, named "options.X" or, for members
+ * of one, "options.X.Y": the value given, else the default, else NULL.
+ * Options must have passed the check, with references to secrets resolved.
  */
 UdsVariable *
 uds_manifest_option_values(const UdsManifest *manifest,
 						   const char *options_json, int *count)
 {
 	cJSON	   *options = cJSON_Parse(options_json);
-	UdsVariable *variables = palloc0((manifest->noptions + 1) * sizeof(UdsVariable));
+	int			size = manifest->noptions;
+	UdsVariable *variables;
 	int			i;
 
+	for (i = 0; i < manifest->noptions; i++)
+		size += manifest->options[i].members.count;
+	variables = palloc0((size + 1) * sizeof(UdsVariable));
+	*count = 0;
 	for (i = 0; i < manifest->noptions; i++)
 	{
 		const UdsOptionSpec *option = &manifest->options[i];
 		const cJSON *value = cJSON_GetObjectItemCaseSensitive(options,
 															  option->name);
+		UdsVariable *variable = &variables[(*count)++];
 
-		variables[i].name = psprintf("options.%s", option->name);
-		variables[i].value = value ? uds_json_text(value) : NULL;
-		if (variables[i].value == NULL)
-			variables[i].value = option->default_value;
-		variables[i].secret = option->secret;
+		variable->name = psprintf("options.%s", option->name);
+		variable->value = value ? uds_json_text(value) : NULL;
+		if (variable->value == NULL)
+			variable->value = option->default_value;
+		variable->secret = option->secret;
+		*count += add_members(&variables[*count], option, variable->value);
 	}
 	cJSON_Delete(options);
-	*count = manifest->noptions;
 	return variables;
+}
+
+/*
+ * Whether what depends on an option is to be used; options are those of
+ * uds_manifest_option_values().
+ */
+bool
+uds_manifest_holds(const UdsWhenSpec *when, const UdsVariable *options, int count)
+{
+	const char *value = NULL;
+	int			i;
+
+	if (when->option == NULL)
+		return true;
+	for (i = 0; i < count; i++)
+	{
+		if (strcmp(options[i].name + strlen("options."), when->option) == 0)
+			value = options[i].value;
+	}
+	if (when->about_given)
+		return when->given == (value != NULL && value[0] != '\0');
+	for (i = 0; i < when->values.count; i++)
+	{
+		if (value != NULL && strcmp(when->values.items[i], value) == 0)
+			return true;
+	}
+	return false;
 }
 
 #ifndef FRONTEND

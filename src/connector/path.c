@@ -76,6 +76,11 @@ set_root(const UdsPathChain *chain, UdsPathScope *scope, JsonbValue *value)
 				return false;
 			uds_value_from_jsonb(scope->record->context, value);
 			return true;
+		case UDS_PATH_OPTIONS:
+			if (scope->record->options == NULL)
+				return false;
+			*value = *scope->record->options;
+			return true;
 		case UDS_PATH_LITERAL:
 			*value = chain->literal;
 			return true;
@@ -323,12 +328,12 @@ first_of_chain(const UdsPathChain *chain, UdsPathScope *scope, JsonbValue *resul
 static Jsonb *
 make_variables(UdsPathRecord *record)
 {
-	JsonbPair	pairs[2] = {0};
+	JsonbPair	pairs[3] = {0};
 	JsonbValue	object = {0};
 
 	if (record->variables != NULL)
 		return record->variables;
-	/* in jsonb's order: the shorter key first */
+	/* in jsonb's order: the shorter key first, then by bytes */
 	uds_value_from_text("record", 6, &pairs[0].key);
 	pairs[0].value = record->value;
 	uds_value_from_text("context", 7, &pairs[1].key);
@@ -336,8 +341,13 @@ make_variables(UdsPathRecord *record)
 		uds_value_from_jsonb(record->context, &pairs[1].value);
 	else
 		pairs[1].value.type = jbvObject;
+	uds_value_from_text("options", 7, &pairs[2].key);
+	if (record->options != NULL)
+		pairs[2].value = *record->options;
+	else
+		pairs[2].value.type = jbvObject;
 	object.type = jbvObject;
-	object.val.object.nPairs = 2;
+	object.val.object.nPairs = 3;
 	object.val.object.pairs = pairs;
 	record->variables = uds_value_to_jsonb(&object);
 	return record->variables;

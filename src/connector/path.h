@@ -19,7 +19,8 @@ typedef struct UdsPathRecord
 {
 	JsonbValue	value;			/* $record; jbvNull for a page */
 	Jsonb	   *context;		/* $context, an object, or NULL */
-	Jsonb	   *variables;		/* both as one object, made on first use */
+	const JsonbValue *options;	/* $options, an object, or NULL */
+	Jsonb	   *variables;		/* all as one object, made on first use */
 	const char *field;			/* the target being mapped, for messages */
 } UdsPathRecord;
 

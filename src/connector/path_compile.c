@@ -65,6 +65,8 @@ chain_root(JsonPathItem *item, JsonbValue *literal)
 				return UDS_PATH_RECORD;
 			if (len == 7 && memcmp(name, "context", 7) == 0)
 				return UDS_PATH_CONTEXT;
+			if (len == 7 && memcmp(name, "options", 7) == 0)
+				return UDS_PATH_OPTIONS;
 			return UDS_PATH_OTHER;
 		case jpiNull:
 			literal->type = jbvNull;

@@ -20,6 +20,7 @@ typedef enum UdsPathRoot
 	UDS_PATH_ITEM,				/* $ */
 	UDS_PATH_RECORD,			/* $record */
 	UDS_PATH_CONTEXT,			/* $context */
+	UDS_PATH_OPTIONS,			/* $options */
 	UDS_PATH_LITERAL			/* operands only */
 } UdsPathRoot;
 

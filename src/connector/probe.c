@@ -116,6 +116,21 @@ try_token(Probe *probe)
 	return false;
 }
 
+/* How many records a page has, in words. */
+static char *
+count_records(Probe *probe, const UdsCall *request)
+{
+	const UdsStreamSpec *stream = request->stream;
+	int			records;
+
+	if (stream->records == NULL || request->answer.verdict == UDS_VERDICT_EMPTY)
+		return pstrdup(stream->records ? "no records" : "answered");
+	records = list_length(uds_hook_select(probe->run, request->response->body,
+										  request->response->body_len,
+										  stream->records));
+	return psprintf("%d %s", records, records == 1 ? "record" : "records");
+}
+
 /*
  * Reads the first page of a stream and returns the request, for the caller
  * to free.
@@ -124,86 +139,139 @@ static UdsCall *
 try_page(Probe *probe, const UdsStreamSpec *stream, const char *value)
 {
 	UdsRun	   *run = probe->run;
-	UdsCall    *request = uds_call_new(run, stream, value, NULL);
+	UdsCall    *request = uds_call_new(run, stream, value);
 	const UdsHttpResponse *response;
-	int			records;
 
 	uds_exchange_add(run, request, false);
 	request = uds_exchange_next(run);
 	response = request->response;
-	if (request->answer.verdict != UDS_VERDICT_GOOD)
+	if (request->answer.verdict != UDS_VERDICT_GOOD &&
+		request->answer.verdict != UDS_VERDICT_EMPTY)
 	{
 		add_step(probe, stream->name, false, describe_answer(request));
 		return request;
 	}
-	records = list_length(uds_hook_select(run, response->body,
-										  response->body_len, stream->records));
 	add_step(probe, stream->name, true,
-			 psprintf("HTTP %d, %d %s%s%s%s", response->status, records,
-					  records == 1 ? "record" : "records",
-					  request->answer.cursor ? " on the first page" : "",
-					  value ? psprintf(" for %s ", stream->parent_as) : "",
+			 psprintf("HTTP %d, %s%s%s%s", response->status,
+					  count_records(probe, request),
+					  request->answer.onward ? " on the first page" : "",
+					  value ? psprintf(" for %s ", stream->as) : "",
 					  value ? uds_text_shown(run, request, value, strlen(value)) : ""));
 	return request;
 }
 
-/* The first value that a page has for a stream that depends on it. */
+/* Maps the first record that the page has for a stream, this one or another. */
+static void
+try_record(Probe *probe, const UdsCall *page, const UdsStreamSpec *stream)
+{
+	UdsRun	   *run = probe->run;
+	bool		ok;
+	char	   *record;
+
+	if (stream->type == NULL || run->hooks->map == NULL)
+		return;
+	record = uds_hook_map(run, page, stream, &ok);
+	if (record != NULL)
+		add_step(probe, psprintf("%s: record", stream->name), ok,
+				 uds_text_shown(run, page, record, strlen(record)));
+}
+
+/*
+ * The value to try a stream with, from a page of another one or the manifest;
+ * NULL if there is none.
+ */
 static char *
 first_value(Probe *probe, const UdsCall *page, const UdsStreamSpec *child)
 {
-	List	   *values;
+	for (int i = 0; i < child->nfeeds; i++)
+	{
+		List	   *values;
 
-	if (child->parent == NULL || strcmp(child->parent, page->stream->name) != 0)
+		if (strcmp(child->feeds[i].stream, page->stream->name) != 0)
+			continue;
+		values = uds_hook_select(probe->run, page->response->body,
+								 page->response->body_len, child->feeds[i].value);
+		if (values != NIL)
+			return linitial(values);
+	}
+	return NULL;
+}
+
+static char *
+given_value(Probe *probe, const UdsStreamSpec *stream)
+{
+	StringInfoData value;
+
+	if (stream->nvalues == 0)
 		return NULL;
-	values = uds_hook_select(probe->run, page->response->body,
-							 page->response->body_len, child->parent_value);
-	return values != NIL ? linitial(values) : NULL;
+	initStringInfo(&value);
+	uds_template_expand(&value, stream->values[0], UDS_ESCAPE_RAW,
+						probe->run->options, probe->run->noptions, NULL);
+	return value.len > 0 ? value.data : NULL;
+}
+
+/*
+ * Takes from a good page what later streams of the plan are to be tried with,
+ * and maps a record of it for each stream that reads it.
+ */
+static void
+use_page(Probe *probe, const UdsPlanSpec *plan, int at, const UdsCall *page,
+		 char **values)
+{
+	try_record(probe, page, page->stream);
+	for (int i = at + 1; i < plan->count; i++)
+	{
+		const UdsStreamSpec *other = &probe->run->manifest->streams[plan->streams[i]];
+		char	   *value = first_value(probe, page, other);
+
+		if (value != NULL)
+			values[i] = value;
+		if (other->pages_of != NULL && strcmp(other->pages_of, page->stream->name) == 0)
+			try_record(probe, page, other);
+	}
 }
 
 /* Tries the streams of a plan.  True if the next plan is to be tried. */
 static bool
 try_plan(Probe *probe, const UdsPlanSpec *plan)
 {
-	const UdsManifest *manifest = probe->run->manifest;
+	const UdsRun *run = probe->run;
 	char	  **values = palloc0(plan->count * sizeof(char *));
-	int			i;
-	int			j;
 
-	for (i = 0; i < plan->count; i++)
+	for (int i = 0; i < plan->count; i++)
 	{
-		const UdsStreamSpec *stream = &manifest->streams[plan->streams[i]];
+		const UdsStreamSpec *stream = &run->manifest->streams[plan->streams[i]];
 		UdsCall    *page;
 		UdsVerdict	verdict;
 
-		if (stream->parent != NULL && values[i] == NULL)
+		if (stream->pages_of != NULL ||
+			!uds_manifest_holds(&stream->when, run->options, run->noptions))
+			continue;
+		if (values[i] == NULL)
+			values[i] = given_value(probe, stream);
+		if (stream->as != NULL && values[i] == NULL)
 		{
 			add_step(probe, stream->name, true,
-					 psprintf("not tried: no %s on the first page of \"%s\"",
-							  stream->parent_as, stream->parent));
+					 psprintf("not tried: no %s to try it with", stream->as));
 			continue;
 		}
 		page = try_page(probe, stream, values[i]);
 		verdict = page->answer.verdict;
-		for (j = i + 1; verdict == UDS_VERDICT_GOOD && j < plan->count; j++)
-		{
-			char	   *value = first_value(probe, page,
-											&manifest->streams[plan->streams[j]]);
-
-			if (value != NULL)
-				values[j] = value;
-		}
+		if (verdict == UDS_VERDICT_GOOD)
+			use_page(probe, plan, i, page, values);
 		uds_call_free(page);
 		if (verdict == UDS_VERDICT_DEGRADE)
 			return true;
-		if (verdict != UDS_VERDICT_GOOD && verdict != UDS_VERDICT_SKIP)
+		if (verdict != UDS_VERDICT_GOOD && verdict != UDS_VERDICT_SKIP &&
+			verdict != UDS_VERDICT_EMPTY)
 			return false;
 	}
 	return false;
 }
 
 /*
- * Tries a source: options, address, TLS, token, and the first page of each
- * stream, stopping where going on makes no sense.  Nothing is tried twice,
+ * Tries a source: options, address, TLS, token, the first page of each stream
+ * and the mapping of a record of it, stopping where going on makes no sense.  Nothing is tried twice,
  * nothing is handed to the page hook's log but what came.
  *
  * Returns a List of UdsTestStep *, all in the current memory context.  What
@@ -229,11 +297,16 @@ uds_connector_test(const UdsManifest *manifest, const char *source_name,
 	probe.run = uds_exchange_open(manifest, source_name, options_json, hooks);
 	probe.run->retries = 0;
 	if (try_address(&probe) &&
-		(manifest->auth == NULL || try_token(&probe)))
+		(probe.run->auth == NULL || !probe.run->auth->has_request || try_token(&probe)))
 	{
 		for (i = 0; i < manifest->nplans; i++)
 		{
-			if (!try_plan(&probe, &manifest->plans[i]))
+			const UdsPlanSpec *plan = &manifest->plans[i];
+
+			if (plan->incremental ||
+				!uds_manifest_holds(&plan->when, probe.run->options, probe.run->noptions))
+				continue;
+			if (!try_plan(&probe, plan))
 				break;
 		}
 	}

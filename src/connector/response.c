@@ -13,93 +13,7 @@
 
 #include "connector/backoff.h"
 #include "connector/engine.h"
-#include "connector/jsonpick.h"
 #include "connector/redact.h"
-
-/* What steers the fetch, picked out of a body. */
-typedef struct Document
-{
-	bool		parsed;
-	const char *refused;		/* why it was not even tried, or NULL */
-	char	   *code;			/* NULL = none in it */
-	char	   *message;
-	bool		has_list;		/* what the stream expects is there */
-	bool		more;
-	bool		has_cursor;
-	char	   *cursor;			/* NULL though has_cursor: too large a number */
-	char	   *token;
-	int64		lifetime;		/* seconds, 0 = not said */
-} Document;
-
-static char *
-pick_text(const cJSON *root, const char *path)
-{
-	const cJSON *item = path ? uds_json_pick(root, path) : NULL;
-
-	return item ? uds_json_text(item) : NULL;
-}
-
-static void
-pick_stream(const cJSON *root, const UdsStreamSpec *stream, Document *document)
-{
-	const cJSON *item;
-
-	document->has_list = stream->expect == NULL ||
-		cJSON_IsArray(uds_json_pick(root, stream->expect));
-	if (stream->next_cursor == NULL)
-		return;
-	item = uds_json_pick(root, stream->next_cursor);
-	document->has_cursor = cJSON_IsNumber(item) ||
-		(cJSON_IsString(item) && item->valuestring[0] != '\0');
-	if (document->has_cursor)
-		document->cursor = uds_json_text(item);
-	document->more = stream->more == NULL ||
-		cJSON_IsTrue(uds_json_pick(root, stream->more));
-}
-
-static void
-pick_token(const cJSON *root, const UdsAuthSpec *auth, Document *document)
-{
-	const cJSON *item = uds_json_pick(root, auth->token);
-	char	   *lifetime = pick_text(root, auth->expires_in);
-
-	if (cJSON_IsString(item) && item->valuestring[0] != '\0')
-		document->token = uds_json_text(item);
-	if (lifetime != NULL)
-		document->lifetime = strtol(lifetime, NULL, 10);
-}
-
-/* Reads what steers out of a body; cJSON's tree is gone when it returns. */
-static void
-read_document(const UdsRun *run, const UdsCall *request, Document *document)
-{
-	const UdsHttpResponse *response = request->response;
-	const UdsErrorsSpec *errors = &run->manifest->errors;
-	cJSON	   *root;
-
-	document->refused = uds_json_refuse(response->body, response->body_len);
-	if (document->refused != NULL)
-		return;
-	root = cJSON_ParseWithLength(uds_json_mend(response->body, response->body_len),
-								 response->body_len);
-	if (root == NULL)
-		return;
-	PG_TRY();
-	{
-		document->parsed = true;
-		document->code = pick_text(root, errors->code);
-		document->message = pick_text(root, errors->message);
-		if (request->stream != NULL)
-			pick_stream(root, request->stream, document);
-		else
-			pick_token(root, run->manifest->auth, document);
-	}
-	PG_FINALLY();
-	{
-		cJSON_Delete(root);
-	}
-	PG_END_TRY();
-}
 
 static void
 conclude(UdsAnswer *answer, UdsVerdict verdict, int sqlstate, char *what)
@@ -145,72 +59,102 @@ judge_fault(UdsRun *run, UdsCall *request)
 	conclude(answer, verdict, sqlstate, pstrdup(what));
 }
 
+/* Seconds that one header asks for, or -1. */
+static int64
+read_wait(const UdsHttpResponse *response, const UdsWaitSpec *wait)
+{
+	const char *value = uds_http_header(response, wait->header);
+	const char *date = uds_http_header(response, "Date");
+	int64		now;
+	int64		number;
+
+	if (value == NULL || *value < '0' || *value > '9')
+		return -1;
+	number = strtoll(value, NULL, 10);
+	if (!wait->epoch)
+		return number;
+	if (date == NULL || !uds_backoff_http_date(date, &now))
+		now = (int64) time(NULL);
+	/* the clock of headers has no fractions */
+	return Max(number - now, 0) + 1;
+}
+
 /* Makes the service's own wish for a wait, where it has one, the answer's. */
 static void
-read_retry_after(const UdsHttpResponse *response, UdsAnswer *answer)
+read_wish(const UdsRun *run, const UdsHttpResponse *response,
+		  const UdsDocument *document, UdsAnswer *answer)
 {
+	const UdsErrorsSpec *errors = &run->manifest->errors;
 	const char *header = uds_http_header(response, "Retry-After");
-	int64		seconds;
+	int64		seconds = -1;
 
 	if (header == NULL ||
 		!uds_backoff_retry_after(header, (int64) time(NULL), &seconds))
+		seconds = -1;
+	for (int i = 0; i < errors->nwaits && seconds < 0; i++)
+	{
+		if (errors->waits[i].header != NULL)
+			seconds = read_wait(response, &errors->waits[i]);
+	}
+	if (seconds < 0)
+		seconds = document->wait;
+	if (seconds < 0)
 		return;
-	answer->wait = seconds * 1000;
+	answer->wait = Min(seconds, PG_INT32_MAX) * 1000;
 	answer->wait_exact = true;
 }
 
 static const char *
-find_hint(const UdsErrorsSpec *errors, const char *code)
+find_hint(const UdsErrorsSpec *errors, const char *code, int status)
 {
+	char	   *by_status = psprintf("HTTP %d", status);
 	const char *any = NULL;
-	int			i;
 
-	for (i = 0; i < errors->nhints; i++)
+	for (int i = 0; i < errors->nhints; i++)
 	{
-		if (strcmp(errors->hints[i].code, code) == 0)
+		if (code != NULL && pg_strcasecmp(errors->hints[i].code, code) == 0)
 			return errors->hints[i].hint;
-		if (strcmp(errors->hints[i].code, "*") == 0)
+		if (strcmp(errors->hints[i].code, by_status) == 0 ||
+			(any == NULL && strcmp(errors->hints[i].code, "*") == 0))
 			any = errors->hints[i].hint;
 	}
 	return any;
 }
 
-static const UdsCodeRule *
-find_rule(const UdsErrorsSpec *errors, const char *code)
+/* What came back, as a phrase: the code or the status, and the message. */
+static char *
+describe(UdsRun *run, UdsCall *request, const UdsDocument *document)
 {
-	int			i;
-
-	for (i = 0; i < errors->nrules; i++)
-	{
-		const char *other = errors->rules[i].code;
-
-		if ((code == NULL || other == NULL) ? code == other :
-			strcmp(other, code) == 0)
-			return &errors->rules[i];
-	}
-	return NULL;
-}
-
-/* The body has a code that is not among the good ones; rule may be NULL. */
-static void
-judge_code(UdsRun *run, UdsCall *request, const Document *document,
-		   const UdsCodeRule *rule)
-{
-	UdsAnswer  *answer = &request->answer;
+	int			status = request->response->status;
 	StringInfoData what;
-	UdsVerdict	verdict = UDS_VERDICT_FAIL;
-	int			sqlstate = ERRCODE_INVALID_AUTHORIZATION_SPECIFICATION;
 
 	initStringInfo(&what);
-	appendStringInfo(&what, "service answered error %s",
-					 uds_text_shown(run, request, document->code, strlen(document->code)));
+	if (document->code != NULL)
+		appendStringInfo(&what, "service answered error %s",
+						 uds_text_shown(run, request, document->code,
+										strlen(document->code)));
+	else
+		appendStringInfo(&what, "service answered HTTP status %d", status);
 	if (document->message != NULL)
 		appendStringInfo(&what, " \"%s\"",
 						 uds_text_shown(run, request, document->message,
 										strlen(document->message)));
-	if (request->response->status != 200)
-		appendStringInfo(&what, " with HTTP status %d", request->response->status);
-	answer->hint = find_hint(&run->manifest->errors, document->code);
+	if (document->code != NULL && status != 200)
+		appendStringInfo(&what, " with HTTP status %d", status);
+	return what.data;
+}
+
+/* A rule says what the answer means; without one, it is a code nobody knows. */
+static void
+judge_rule(UdsRun *run, UdsCall *request, const UdsDocument *document,
+		   const UdsCodeRule *rule)
+{
+	UdsAnswer  *answer = &request->answer;
+	UdsVerdict	verdict = UDS_VERDICT_FAIL;
+	int			sqlstate = ERRCODE_INVALID_AUTHORIZATION_SPECIFICATION;
+
+	answer->hint = find_hint(&run->manifest->errors, document->code,
+							 request->response->status);
 	answer->is_error = true;
 
 	switch (rule ? rule->code_class : UDS_CODE_CONFIG)
@@ -220,7 +164,7 @@ judge_code(UdsRun *run, UdsCall *request, const Document *document,
 			sqlstate = ERRCODE_CONNECTION_FAILURE;
 			answer->wait = (int64) rule->wait * 1000;
 			answer->concurrency = rule->concurrency;
-			read_retry_after(request->response, answer);
+			read_wish(run, request->response, document, answer);
 			break;
 		case UDS_CODE_TRANSIENT:
 			verdict = UDS_VERDICT_AGAIN;
@@ -234,6 +178,9 @@ judge_code(UdsRun *run, UdsCall *request, const Document *document,
 			/* what is no node of a larger whole cannot be left out of it */
 			if (request->value != NULL)
 				verdict = UDS_VERDICT_SKIP;
+			break;
+		case UDS_CODE_EMPTY:
+			verdict = UDS_VERDICT_EMPTY;
 			break;
 		case UDS_CODE_DEGRADE:
 			verdict = UDS_VERDICT_DEGRADE;
@@ -249,9 +196,12 @@ judge_code(UdsRun *run, UdsCall *request, const Document *document,
 	/* a token request has neither a plan, nor a listing, nor a token */
 	if (request->stream == NULL &&
 		(verdict == UDS_VERDICT_REAUTH || verdict == UDS_VERDICT_DEGRADE ||
-		 verdict == UDS_VERDICT_RESTART))
+		 verdict == UDS_VERDICT_RESTART || verdict == UDS_VERDICT_EMPTY))
 		verdict = UDS_VERDICT_FAIL;
-	conclude(answer, verdict, sqlstate, what.data);
+	if (request->stream != NULL && verdict == UDS_VERDICT_REAUTH &&
+		(run->auth == NULL || !run->auth->has_request))
+		verdict = UDS_VERDICT_FAIL;
+	conclude(answer, verdict, sqlstate, describe(run, request, document));
 }
 
 /* The host of an absolute URL, for a message. */
@@ -279,38 +229,36 @@ redirect_target(UdsRun *run, UdsCall *request)
 
 /* A status that is not of success; the body told nothing better. */
 static void
-judge_status(UdsRun *run, UdsCall *request, const Document *document)
+judge_status(UdsRun *run, UdsCall *request, const UdsDocument *document)
 {
 	UdsAnswer  *answer = &request->answer;
 	int			status = request->response->status;
-	StringInfoData what;
+	char	   *what = describe(run, request, document);
 
-	initStringInfo(&what);
-	appendStringInfo(&what, "service answered HTTP status %d", status);
 	if (status >= 300 && status < 400)
-		appendStringInfoString(&what, redirect_target(run, request));
-	else if (document->message != NULL)
-		appendStringInfo(&what, " \"%s\"",
-						 uds_text_shown(run, request, document->message,
-										strlen(document->message)));
+		what = psprintf("service answered HTTP status %d%s", status,
+						redirect_target(run, request));
 	answer->is_error = status >= 400;
+	answer->hint = find_hint(&run->manifest->errors, document->code, status);
 	if (status == 429 || status == 503)
-		read_retry_after(request->response, answer);
+		read_wish(run, request->response, document, answer);
 
 	if (status == 429 || (status == 503 && answer->wait_exact))
-		conclude(answer, UDS_VERDICT_THROTTLED, ERRCODE_CONNECTION_FAILURE,
-				 what.data);
+		conclude(answer, UDS_VERDICT_THROTTLED, ERRCODE_CONNECTION_FAILURE, what);
 	else if (status >= 500 || status == 408)
-		conclude(answer, UDS_VERDICT_AGAIN, ERRCODE_CONNECTION_FAILURE,
-				 what.data);
+		conclude(answer, UDS_VERDICT_AGAIN, ERRCODE_CONNECTION_FAILURE, what);
+	else if (status == 401 && request->stream != NULL && run->auth != NULL &&
+			 run->auth->has_request)
+		conclude(answer, UDS_VERDICT_REAUTH,
+				 ERRCODE_INVALID_AUTHORIZATION_SPECIFICATION, what);
 	else
 		conclude(answer, UDS_VERDICT_FAIL,
-				 ERRCODE_INVALID_AUTHORIZATION_SPECIFICATION, what.data);
+				 ERRCODE_INVALID_AUTHORIZATION_SPECIFICATION, what);
 }
 
 /* A body that should be a page or a token; what is wrong with it, or NULL. */
 static char *
-check_body(UdsRun *run, UdsCall *request, const Document *document)
+check_body(UdsRun *run, UdsCall *request, const UdsDocument *document)
 {
 	const UdsHttpResponse *response = request->response;
 	const UdsErrorsSpec *errors = &run->manifest->errors;
@@ -324,13 +272,11 @@ check_body(UdsRun *run, UdsCall *request, const Document *document)
 						uds_text_shown(run, request, problem, strlen(problem)));
 	if (!document->parsed)
 		return pstrdup("service answered with a body that is not valid JSON");
-	if (errors->code != NULL && document->code == NULL &&
-		find_rule(errors, NULL) == NULL)
-		return psprintf("service answered without \"%s\"", errors->code);
+	if (errors->code.count > 0 && document->code == NULL && document->rule == NULL)
+		return psprintf("service answered without \"%s\"", errors->code.items[0]);
 	if (request->stream == NULL)
 		return document->token != NULL ? NULL :
-			psprintf("service answered without a token in \"%s\"",
-					 run->manifest->auth->token);
+			psprintf("service answered without a token in \"%s\"", run->auth->token);
 	return document->has_list ? NULL :
 		psprintf("service answered without a list in \"%s\"",
 				 request->stream->expect);
@@ -338,35 +284,19 @@ check_body(UdsRun *run, UdsCall *request, const Document *document)
 
 /* Takes over what a good body says about how to go on. */
 static void
-take_over(UdsRun *run, UdsCall *request, const Document *document)
+take_over(UdsRun *run, UdsCall *request, const UdsDocument *document)
 {
-	const UdsHttpResponse *response = request->response;
 	UdsAnswer  *answer = &request->answer;
 
 	answer->verdict = UDS_VERDICT_GOOD;
 	if (request->stream == NULL)
-	{
 		answer->lifetime = document->lifetime > 0 ? document->lifetime :
-			run->manifest->auth->lifetime;
-		return;
-	}
-	if (!document->has_cursor || !document->more)
-		return;
-	answer->cursor = document->cursor;
-	if (answer->cursor == NULL)
+			run->auth->lifetime;
+	else
 	{
-		/* a number that cJSON has not kept digit for digit */
-		List	   *items = uds_hook_select(run, response->body,
-											response->body_len,
-											request->stream->next_cursor);
-
-		answer->cursor = items != NIL ? linitial(items) : NULL;
+		answer->noted = document->noted;
+		uds_paging_judge(run, request, document);
 	}
-	if (answer->cursor != NULL && request->cursor != NULL &&
-		(strcmp(answer->cursor, request->cursor) == 0 ||
-		 strcmp(answer->cursor, request->mark) == 0))
-		conclude(answer, UDS_VERDICT_FAIL, ERRCODE_PROTOCOL_VIOLATION,
-				 pstrdup("cursor repeats"));
 }
 
 /*
@@ -379,8 +309,7 @@ uds_response_judge(UdsRun *run, UdsCall *request)
 	MemoryContext caller = MemoryContextSwitchTo(request->context);
 	const UdsHttpResponse *response = request->response;
 	UdsAnswer  *answer = &request->answer;
-	Document	document = {0};
-	const UdsCodeRule *rule;
+	UdsDocument document = {0};
 	char	   *problem;
 
 	memset(answer, 0, sizeof(UdsAnswer));
@@ -388,16 +317,15 @@ uds_response_judge(UdsRun *run, UdsCall *request)
 		judge_fault(run, request);
 	else
 	{
-		read_document(run, request, &document);
+		uds_document_read(run, request, &document);
 		answer->token = document.token;
-		rule = find_rule(&run->manifest->errors, document.code);
-		if (document.code != NULL && rule != NULL &&
-			rule->code_class != UDS_CODE_OK)
-			judge_code(run, request, &document, rule);
+		if (document.rule != NULL && document.rule->code_class != UDS_CODE_OK)
+			judge_rule(run, request, &document, document.rule);
 		else if (response->status == 429 || response->status >= 500)
 			judge_status(run, request, &document);
-		else if (document.code != NULL && rule == NULL)
-			judge_code(run, request, &document, NULL);
+		else if (document.code != NULL && document.rule == NULL &&
+				 response->status != 401)
+			judge_rule(run, request, &document, NULL);
 		else if (response->status < 200 || response->status > 299)
 			judge_status(run, request, &document);
 		else if ((problem = check_body(run, request, &document)) != NULL)

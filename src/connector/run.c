@@ -19,14 +19,18 @@
 typedef struct StreamState
 {
 	const UdsStreamSpec *spec;
+	bool		skipped;		/* what it depends on is not so */
 	List	   *values;			/* for_each: of char *, each once */
 	HTAB	   *seen;			/* for_each: the same, to find them */
-	int			started;		/* listings begun: one, or one per value */
+	int			total;			/* listings known so far */
+	int			started;		/* of these, listings begun */
+	UdsNote    *notes;			/* what it is to note, or NULL */
 } StreamState;
 
 typedef struct PlanState
 {
 	UdsRun	   *run;
+	const UdsPlanSpec *spec;
 	UdsFetchResult *result;
 	MemoryContext context;		/* goes with the plan */
 	int			count;
@@ -59,7 +63,7 @@ fail(UdsRun *run, UdsCall *request)
 			(errcode(answer->sqlstate),
 			 errmsg("could not read stream \"%s\" of source \"%s\": %s (%s, %s %s)",
 					stream->name, run->source, answer->what, request->label,
-					stream->parent_as,
+					stream->as,
 					uds_text_shown(run, request, request->value, strlen(request->value))),
 			 answer->hint ? errhint("%s", answer->hint) : 0));
 }
@@ -78,25 +82,6 @@ value_compare(const void *a, const void *b, Size keysize)
 	return strcmp(*(const char *const *) a, *(const char *const *) b);
 }
 
-static void
-begin_stream(PlanState *plan, StreamState *state, const UdsStreamSpec *spec)
-{
-	HASHCTL		control = {0};
-
-	state->spec = spec;
-	if (spec->parent == NULL)
-	{
-		plan->run->starts_left++;
-		return;
-	}
-	control.keysize = control.entrysize = sizeof(char *);
-	control.hash = value_hash;
-	control.match = value_compare;
-	control.hcxt = plan->context;
-	state->seen = hash_create("uds for_each values", 256, &control,
-							  HASH_ELEM | HASH_FUNCTION | HASH_COMPARE | HASH_CONTEXT);
-}
-
 /* Keeps a value for a stream's for_each, unless it is known. */
 static void
 add_value(PlanState *plan, StreamState *state, const char *value)
@@ -110,29 +95,69 @@ add_value(PlanState *plan, StreamState *state, const char *value)
 	copy = pstrdup(value);
 	hash_search(state->seen, &copy, HASH_ENTER, NULL);
 	state->values = lappend(state->values, copy);
+	state->total++;
 	plan->run->starts_left++;
 	MemoryContextSwitchTo(caller);
 }
 
-/* Takes from a page what streams that depend on this one are to be asked. */
+static void
+begin_stream(PlanState *plan, StreamState *state, const UdsStreamSpec *spec)
+{
+	UdsRun	   *run = plan->run;
+	HASHCTL		control = {0};
+
+	state->spec = spec;
+	state->skipped = !uds_manifest_holds(&spec->when, run->options, run->noptions);
+	if (state->skipped || spec->pages_of != NULL)
+		return;
+	state->notes = uds_note_begin(run, spec);
+	if (spec->as == NULL)
+	{
+		state->total = 1;
+		run->starts_left++;
+		return;
+	}
+	control.keysize = control.entrysize = sizeof(char *);
+	control.hash = value_hash;
+	control.match = value_compare;
+	control.hcxt = plan->context;
+	state->seen = hash_create("uds for_each values", 256, &control,
+							  HASH_ELEM | HASH_FUNCTION | HASH_COMPARE | HASH_CONTEXT);
+	for (int i = 0; i < spec->nvalues; i++)
+	{
+		StringInfoData value;
+
+		initStringInfo(&value);
+		if (uds_template_expand(&value, spec->values[i], UDS_ESCAPE_RAW,
+								run->options, run->noptions, NULL) && value.len > 0)
+			add_value(plan, state, value.data);
+	}
+}
+
+/*
+ * Takes from a page what streams that depend on this one, maybe itself, are
+ * to be asked.
+ */
 static void
 collect_values(PlanState *plan, const UdsCall *request)
 {
 	MemoryContext caller = MemoryContextSwitchTo(request->context);
-	int			i;
 
-	for (i = 0; i < plan->count; i++)
+	for (int i = 0; i < plan->count; i++)
 	{
 		StreamState *state = &plan->streams[i];
 		ListCell   *lc;
 
-		if (state->spec->parent == NULL ||
-			strcmp(state->spec->parent, request->stream->name) != 0)
-			continue;
-		foreach(lc, uds_hook_select(plan->run, request->response->body,
-									request->response->body_len,
-									state->spec->parent_value))
-			add_value(plan, state, lfirst(lc));
+		for (int j = 0; !state->skipped && j < state->spec->nfeeds; j++)
+		{
+			const UdsFeedSpec *feed = &state->spec->feeds[j];
+
+			if (strcmp(feed->stream, request->stream->name) != 0)
+				continue;
+			foreach(lc, uds_hook_select(plan->run, request->response->body,
+										request->response->body_len, feed->value))
+				add_value(plan, state, lfirst(lc));
+		}
 	}
 	MemoryContextSwitchTo(caller);
 }
@@ -151,61 +176,86 @@ skip_node(PlanState *plan, const UdsCall *request)
 		pstrdup(uds_text_page(plan->run, request, request->value,
 							  strlen(request->value), NULL));
 	node->message = psprintf("could not read stream \"%s\" for %s \"%s\": %s",
-							 node->stream, request->stream->parent_as,
-							 node->node, request->answer.what);
+							 node->stream, request->stream->as, node->node,
+							 request->answer.what);
 	result->skipped = lappend(result->skipped, node);
 	result->complete = false;
 	MemoryContextSwitchTo(caller);
 }
 
-/*
- * The listing goes on with another page, or anew without a cursor.
- *
- * Of the cursors one is kept to compare the later ones with: that of the last
- * page whose number is a power of two.  So a listing that runs in a circle,
- * however long, is found out, and no more than one cursor is remembered.
- */
+/* Notes that a listing gave fewer items than the service says it has. */
 static void
-follow(UdsRun *run, const UdsCall *request, const char *cursor)
+check_total(PlanState *plan, const UdsCall *request)
 {
-	UdsCall    *next = uds_call_new(run, request->stream, request->value,
-									cursor);
+	const UdsAnswer *answer = &request->answer;
+	int64		items = request->items + answer->items;
+	UdsFetchResult *result = plan->result;
+	MemoryContext caller;
+	UdsSkippedNode *node;
 
-	next->restarted = request->restarted || cursor == NULL;
-	if (cursor != NULL)
-	{
-		next->page = request->page + 1;
-		next->mark = (next->page & (next->page - 1)) == 0 ? next->cursor :
-			MemoryContextStrdup(next->context, request->mark);
-	}
-	uds_exchange_add(run, next, true);
+	if (answer->total < 0 || items >= answer->total)
+		return;
+	caller = MemoryContextSwitchTo(plan->run->context);
+	node = palloc0(sizeof(UdsSkippedNode));
+	node->stream = request->stream->name;
+	node->data_type = request->stream->type;
+	node->node = "";
+	node->message = psprintf("stream \"%s\" gave " INT64_FORMAT " of the " INT64_FORMAT
+							 " records that the service says it has",
+							 node->stream, items, answer->total);
+	result->skipped = lappend(result->skipped, node);
+	result->complete = false;
+	MemoryContextSwitchTo(caller);
+}
+
+/* A good page: what is noted of it, what it leads to, and the page after it. */
+static void
+take_page(PlanState *plan, StreamState *state, UdsCall *request)
+{
+	uds_note_take(plan->run, state->notes, request);
+	collect_values(plan, request);
+	if (request->answer.onward != NULL)
+		uds_exchange_add(plan->run, uds_call_next(plan->run, request), true);
+	else
+		check_total(plan, request);
+}
+
+/* The listing begins anew, once. */
+static void
+restart(PlanState *plan, UdsCall *request)
+{
+	UdsCall    *again;
+
+	if (request->restarted)
+		fail(plan->run, request);
+	again = uds_call_new(plan->run, request->stream, request->value);
+	again->restarted = true;
+	uds_exchange_add(plan->run, again, true);
 }
 
 /* Acts upon an answer; false if the plan is to be given up. */
 static bool
-act_upon(PlanState *plan, UdsCall *request)
+act_upon(PlanState *plan, StreamState *state, UdsCall *request)
 {
-	UdsRun	   *run = plan->run;
-
 	switch (request->answer.verdict)
 	{
 		case UDS_VERDICT_GOOD:
-			collect_values(plan, request);
-			if (request->answer.cursor != NULL)
-				follow(run, request, request->answer.cursor);
+			take_page(plan, state, request);
+			break;
+		case UDS_VERDICT_EMPTY:
 			break;
 		case UDS_VERDICT_SKIP:
 			skip_node(plan, request);
 			break;
 		case UDS_VERDICT_RESTART:
-			if (request->restarted)
-				fail(run, request);
-			follow(run, request, NULL);
+			if (plan->spec->incremental && request->spec->states.count > 0)
+				return false;
+			restart(plan, request);
 			break;
 		case UDS_VERDICT_DEGRADE:
 			return false;
 		default:
-			fail(run, request);
+			fail(plan->run, request);
 	}
 	return true;
 }
@@ -214,17 +264,14 @@ act_upon(PlanState *plan, UdsCall *request)
 static void
 start_listings(PlanState *plan, StreamState *state)
 {
-	int			total = state->spec->parent ? list_length(state->values) : 1;
-
-	while (state->started < total && uds_exchange_room(plan->run))
+	while (state->started < state->total && uds_exchange_room(plan->run))
 	{
-		const char *value = state->spec->parent ?
-		list_nth(state->values, state->started) : NULL;
+		const char *value = state->spec->as ?
+			list_nth(state->values, state->started) : NULL;
 
 		state->started++;
 		plan->run->starts_left--;
-		uds_exchange_add(plan->run,
-						 uds_call_new(plan->run, state->spec, value, NULL),
+		uds_exchange_add(plan->run, uds_call_new(plan->run, state->spec, value),
 						 false);
 	}
 }
@@ -238,16 +285,36 @@ read_stream(PlanState *plan, StreamState *state)
 {
 	UdsCall    *request;
 
+	if (state->spec->synthesize != NULL)
+		uds_hook_made_page(plan->run, state->spec,
+						   uds_call_made_page(plan->run, state->spec));
 	start_listings(plan, state);
 	while ((request = uds_exchange_next(plan->run)) != NULL)
 	{
-		if (!act_upon(plan, request))
+		if (!act_upon(plan, state, request))
 			return request;
 		uds_call_free(request);
 		start_listings(plan, state);
 		uds_hook_progress(plan->run);
 	}
 	return NULL;
+}
+
+/* Puts what the streams of a plan noted where it is found later. */
+static void
+keep_notes(PlanState *plan)
+{
+	UdsRun	   *run = plan->run;
+	MemoryContext caller = MemoryContextSwitchTo(run->context);
+
+	for (int i = 0; i < plan->count; i++)
+	{
+		StreamState *state = &plan->streams[i];
+
+		for (int j = 0; state->notes != NULL && j < state->spec->nnotes; j++)
+			run->notes = lappend(run->notes, &state->notes[j]);
+	}
+	MemoryContextSwitchTo(caller);
 }
 
 /*
@@ -262,6 +329,7 @@ read_plan(UdsRun *run, const UdsPlanSpec *spec, UdsFetchResult *result)
 	int			i;
 
 	plan.run = run;
+	plan.spec = spec;
 	plan.result = result;
 	plan.context = AllocSetContextCreate(run->context, "uds plan",
 										 ALLOCSET_DEFAULT_SIZES);
@@ -269,6 +337,7 @@ read_plan(UdsRun *run, const UdsPlanSpec *spec, UdsFetchResult *result)
 	plan.streams = MemoryContextAllocZero(plan.context,
 										  spec->count * sizeof(StreamState));
 	run->starts_left = 0;
+	run->notes = NIL;
 	for (i = 0; i < spec->count; i++)
 		begin_stream(&plan, &plan.streams[i],
 					 &run->manifest->streams[spec->streams[i]]);
@@ -277,49 +346,135 @@ read_plan(UdsRun *run, const UdsPlanSpec *spec, UdsFetchResult *result)
 	result->skipped = NIL;
 	result->warnings = NIL;
 	result->complete = true;
+	result->incremental = spec->incremental;
 	if (spec->warning != NULL)
 		result->warnings = lappend(result->warnings, spec->warning);
 	for (i = 0; i < spec->count && refused == NULL; i++)
 	{
-		refused = read_stream(&plan, &plan.streams[i]);
-		result->streams = lappend(result->streams, plan.streams[i].spec->name);
+		if (plan.streams[i].skipped)
+			continue;
+		if (plan.streams[i].spec->pages_of == NULL)
+			refused = read_stream(&plan, &plan.streams[i]);
+		if (plan.streams[i].spec->type != NULL)
+			result->streams = lappend(result->streams, plan.streams[i].spec->name);
 	}
+	keep_notes(&plan);
 	MemoryContextDelete(plan.context);
 	return refused;
+}
+
+static bool
+is_noted(const UdsRun *run, const char *name)
+{
+	for (int i = 0; i < run->nstate; i++)
+	{
+		if (strcmp(run->state[i].name + strlen("state."), name) == 0)
+			return true;
+	}
+	return false;
+}
+
+/* Whether everything was noted that the streams of a plan ask with. */
+static bool
+has_state(const UdsRun *run, const UdsPlanSpec *plan)
+{
+	for (int i = 0; i < plan->count; i++)
+	{
+		const UdsStreamSpec *stream = &run->manifest->streams[plan->streams[i]];
+
+		for (int j = 0; j < stream->request.states.count; j++)
+		{
+			if (uds_manifest_holds(&stream->when, run->options, run->noptions) &&
+				!is_noted(run, stream->request.states.items[j]))
+				return false;
+		}
+	}
+	return true;
+}
+
+/*
+ * Reads by the first plan of a mode that fits, or by the next one where that
+ * is refused.  False if there is none; the request that the last one was
+ * refused for is *refused then, if there was one.
+ */
+static bool
+read_mode(UdsRun *run, bool incremental, UdsFetchResult *result, UdsCall **refused)
+{
+	const UdsManifest *manifest = run->manifest;
+
+	*refused = NULL;
+	for (int i = 0; i < manifest->nplans; i++)
+	{
+		const UdsPlanSpec *plan = &manifest->plans[i];
+
+		if (plan->incremental != incremental ||
+			!uds_manifest_holds(&plan->when, run->options, run->noptions) ||
+			(incremental && !has_state(run, plan)))
+			continue;
+		if (*refused != NULL)
+		{
+			uds_call_free(*refused);
+			uds_exchange_drop(run);
+		}
+		*refused = read_plan(run, plan, result);
+		if (*refused == NULL)
+			return true;
+	}
+	return false;
 }
 
 /*
  * Reads a source as its manifest says, and hands the pages to the hooks.
  *
- * options_json holds the options with all secrets in place.  The result, and
- * everything else, is allocated in the current memory context, which the
- * caller deletes when done; the result points into the manifest.  Must be
- * called outside any transaction; hooks may use short ones of their own.
+ * options_json holds the options with all secrets in place; state_json is
+ * what an earlier read noted, or NULL.  With "incremental" only what changed
+ * since is asked for, if the manifest can and what it needs was noted.  The
+ * result, and everything else, is allocated in the current memory context,
+ * which the caller deletes when done; the result points into the manifest.
+ * Must be called outside any transaction; hooks may use short ones of their
+ * own.
  *
  * Raises an ERROR, with a message fit for the task, as soon as it is clear
  * that the source cannot be read whole; and what hooks and interrupts raise.
  */
 UdsFetchResult *
 uds_connector_run(const UdsManifest *manifest, const char *source_name,
-				  const char *options_json, const UdsFetchHooks *hooks)
+				  const char *options_json, const char *state_json,
+				  bool incremental, const UdsFetchHooks *hooks)
 {
 	UdsRun	   *run = uds_exchange_open(manifest, source_name, options_json,
 										hooks);
 	UdsFetchResult *result = palloc0(sizeof(UdsFetchResult));
-	int			i;
+	UdsCall    *refused = NULL;
+	bool		done = false;
 
-	for (i = 0; i < manifest->nplans; i++)
+	if (incremental)
 	{
-		UdsCall    *refused = read_plan(run, &manifest->plans[i], result);
-
-		if (refused == NULL)
-			break;
-		if (i == manifest->nplans - 1)
-			fail(run, refused);
-		uds_call_free(refused);
-		uds_exchange_drop(run);
+		uds_note_load(run, state_json);
+		done = read_mode(run, true, result, &refused);
+		/* what was noted is no good any more */
+		if (!done && refused != NULL)
+		{
+			uds_call_free(refused);
+			uds_exchange_drop(run);
+		}
 	}
+	if (!done)
+	{
+		uds_note_load(run, NULL);
+		done = read_mode(run, false, result, &refused);
+	}
+	if (!done && refused != NULL)
+		fail(run, refused);
+	if (!done)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("source \"%s\" cannot be read: no plan of its type fits its options",
+						source_name)));
 	uds_exchange_close(run);
+	if (run->notes != NIL)
+		result->state = uds_note_store(run, result->incremental ? state_json : NULL,
+									   run->notes);
 	result->totals = run->totals;
 	return result;
 }

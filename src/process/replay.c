@@ -31,7 +31,8 @@ static const char *const root_sql =
 "SELECT t.id, t.attempt, coalesce(t.complete, false), t.streams, t.status, t.failed,"
 "       EXISTS (SELECT 1"
 "                 FROM uds.raw_log r"
-"                WHERE r.task_id = t.id AND r.attempt = t.attempt AND r.usable)"
+"                WHERE r.task_id = t.id AND r.attempt = t.attempt AND r.usable),"
+"       t.complete IS NULL AND t.streams IS NOT NULL"
 "  FROM up"
 "  JOIN uds.tasks t ON t.id = up.id"
 " WHERE up.kind <> 'approve'";
@@ -121,6 +122,7 @@ uds_replay_find(const UdsTask *task, UdsPages *pages)
 	pages->task = pg_strtoint64(uds_spi_text(0, 1));
 	pages->attempt = pg_strtoint32(uds_spi_text(0, 2));
 	pages->complete = uds_spi_text(0, 3)[0] == 't';
+	pages->incremental = uds_spi_text(0, 8)[0] == 't';
 	streams = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 4, &isnull);
 	partial = strcmp(uds_spi_text(0, 5), "partial") == 0;
 	if (isnull || uds_spi_text(0, 7)[0] != 't')
@@ -131,7 +133,7 @@ uds_replay_find(const UdsTask *task, UdsPages *pages)
 	}
 	if (approval)
 		pages->shown = task->retry_of;
-	else if (partial && pages->complete &&
+	else if (partial && (pages->complete || pages->incremental) &&
 			 pg_strtoint64(uds_spi_text(0, 6)) <= UDS_MAX_STORED_ERRORS)
 	{
 		pages->failed_of = pages->task;

@@ -129,6 +129,37 @@ select_items(void *arg, const char *json, size_t len, const char *jsonpath)
 	return items;
 }
 
+/* Hook: what a stream of the source makes of the first record of a page. */
+static char *
+map_record(void *arg, const char *stream, const char *json, size_t len,
+		   const char *context, bool *ok)
+{
+	Reading    *reading = arg;
+	MemoryContext caller = CurrentMemoryContext;
+	Oid			types[4] = {TEXTOID, INT8OID, TEXTOID, TEXTOID};
+	Datum		values[4];
+	char		nulls[5] = "    ";
+	char	   *record = NULL;
+
+	uds_xact_begin("uds: mapping a record");
+	values[0] = PointerGetDatum(cstring_to_text_with_len(json, len));
+	values[1] = Int64GetDatum(reading->source->id);
+	values[2] = CStringGetTextDatum(stream);
+	values[3] = CStringGetTextDatum(context ? context : "{}");
+	if (uds_spi_exec("SELECT coalesce(m.error, m.record::text), m.error IS NULL"
+					 "  FROM uds.source_streams($2) AS s (streams)"
+					 " CROSS JOIN LATERAL uds.map_page($1, s.streams -> $3 -> 'stream', $4::jsonb) AS m"
+					 " LIMIT 1",
+					 4, types, values, nulls) > 0)
+	{
+		record = MemoryContextStrdup(caller, uds_spi_text(0, 1));
+		*ok = uds_spi_text(0, 2)[0] == 't';
+	}
+	uds_xact_commit();
+	MemoryContextSwitchTo(caller);
+	return record;
+}
+
 /* Hook: strict where the parser that steers the fetch is lenient. */
 static char *
 check_json(void *arg, const char *json, size_t len)
@@ -193,6 +224,7 @@ make_hooks(UdsFetchHooks *hooks, UdsSource *source, UdsTask *task)
 	hooks->arg = reading;
 	hooks->page = keep_page;
 	hooks->select = select_items;
+	hooks->map = map_record;
 	hooks->check_json = check_json;
 	hooks->load_token = load_token;
 	hooks->save_token = save_token;
@@ -232,6 +264,31 @@ load_source(const UdsTask *task)
 }
 
 /*
+ * What an earlier read noted, and whether this one is to ask for changes
+ * only: as the mode says, and in mode auto while the last full read is recent.
+ */
+static char *
+load_state(const UdsTask *task, const UdsSource *source, bool *incremental)
+{
+	MemoryContext caller = CurrentMemoryContext;
+	bool		full_is_recent;
+	char	   *state;
+
+	*incremental = false;
+	if (strcmp(task->mode, "full") == 0)
+		return NULL;
+	uds_xact_begin("uds: looking for what was read before");
+	state = uds_source_load_state(source->id, &full_is_recent);
+	if (state != NULL)
+		state = MemoryContextStrdup(caller, state);
+	uds_xact_commit();
+	MemoryContextSwitchTo(caller);
+	*incremental = state != NULL &&
+		(full_is_recent || strcmp(task->mode, "incremental") == 0);
+	return state;
+}
+
+/*
  * Reads the source, keeping what came even when the read fails: the response
  * that made it fail is what one looks for in the raw log.
  */
@@ -244,6 +301,8 @@ fetch(UdsTask *task, UdsSource *source)
 	UdsFetchResult *volatile result = NULL;
 	UdsManifest *manifest;
 	char	   *error = NULL;
+	bool		incremental;
+	char	   *state = load_state(task, source, &incremental);
 
 	/* the claim has seen to it already; a copy must be safe beyond doubt */
 	if (!source->armed)
@@ -257,7 +316,8 @@ fetch(UdsTask *task, UdsSource *source)
 						error ? error : "the type has no manifest")));
 	PG_TRY();
 	{
-		result = uds_connector_run(manifest, source->name, source->options, &hooks);
+		result = uds_connector_run(manifest, source->name, source->options, state,
+								   incremental, &hooks);
 	}
 	PG_CATCH();
 	{
@@ -388,6 +448,7 @@ uds_task_run(UdsTask *task)
 	UdsSource  *source;
 	UdsPages	pages = {0};
 	bool		replayed;
+	const char *state = NULL;
 	const char *status;
 	char	   *message;
 	instr_time	start;
@@ -416,7 +477,9 @@ uds_task_run(UdsTask *task)
 		pages.task = task->id;
 		pages.attempt = task->attempt;
 		pages.streams = fetched->streams;
-		pages.complete = fetched->complete;
+		pages.incremental = fetched->incremental;
+		pages.complete = fetched->complete && !fetched->incremental;
+		state = fetched->state;
 		pages.skipped = fetched->skipped;
 		pages.warnings = fetched->warnings;
 	}
@@ -431,6 +494,9 @@ uds_task_run(UdsTask *task)
 		note_streams(task, pages.streams);
 	if (strcmp(status, "blocked") != 0)
 		uds_source_note_success(source->id, task->id);
+	/* what a preview read was not applied */
+	if (state != NULL && strcmp(task->kind, "preview") != 0 && strcmp(status, "blocked") != 0)
+		uds_source_save_state(source->id, state, pages.complete);
 	uds_xact_commit();
 	MemoryContextSwitchTo(caller);
 }

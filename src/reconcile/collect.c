@@ -43,15 +43,25 @@ static const char *const bytes_sql =
 "  FROM uds.raw_log"
 " WHERE task_id = $2 AND attempt = $3 AND usable";
 
-/* The streams of the source's type: name → definition and whether case counts. */
+/* The streams of the source, by name. */
 static const char *const streams_sql =
-"SELECT jsonb_object_agg(e.key, jsonb_build_object("
-"           'stream', e.value,"
-"           'fold', coalesce(t.manifest -> 'ignore_case' ? (e.value ->> 'type'), false)))"
-"  FROM uds.source_settings c"
-"  JOIN uds.source_types t ON t.name = c.type"
-" CROSS JOIN LATERAL jsonb_each(t.manifest -> 'streams') AS e"
-" WHERE c.id = $1";
+"SELECT uds.source_streams($1)";
+
+/*
+ * What the streams in $2, of those that streams_sql gave, bring: whole users,
+ * whole departments, parts of either, members; and whether case does not count
+ * in uids of departments.
+ */
+static const char *const brought_sql =
+"SELECT coalesce(bool_or(e.value #>> '{stream,type}' = 'user' AND NOT p.partial), false),"
+"       coalesce(bool_or(e.value #>> '{stream,type}' = 'department' AND NOT p.partial), false),"
+"       coalesce(bool_or(p.partial), false),"
+"       coalesce(bool_or(e.value #>> '{stream,type}' = 'member'), false),"
+"       coalesce(bool_or((e.value -> 'fold_departments')::boolean), false)"
+"  FROM jsonb_each($1) AS e"
+" CROSS JOIN LATERAL"
+"       (SELECT coalesce((e.value #>> '{stream,partial}')::boolean, false) AS partial) AS p"
+" WHERE e.key = ANY ($2::text[])";
 
 /*
  * $3 attempt, $4 streams to take, $5 what streams_sql gave.  A record's number
@@ -59,21 +69,23 @@ static const char *const streams_sql =
  * million.
  */
 static const char *const map_sql =
-"SELECT m.seq * 10000000::bigint + m.ord, m.data_type, m.merge, m.uid,"
+"SELECT m.seq * 10000000::bigint + m.ord, m.data_type, m.merge, m.partial, m.uid,"
 "       CASE WHEN m.fold THEN lower(m.uid) ELSE m.uid END,"
 "       m.record, uds.record_hash(m.record),"
 "       " RECORD_ERROR
 "  FROM (SELECT p.seq, m.ord, s.stream ->> 'type' AS data_type,"
 "               coalesce((s.stream ->> 'merge')::boolean, false) AS merge,"
+"               coalesce((s.stream ->> 'partial')::boolean, false) AS partial,"
 "               s.fold, m.record, m.error,"
 "               " UID " AS uid"
 "          FROM uds.raw_log p"
 "          JOIN (SELECT e.key AS name, e.value -> 'stream' AS stream,"
 "                       (e.value -> 'fold')::boolean AS fold"
-"                  FROM jsonb_each($5) AS e) AS s ON s.name = p.stream"
+"                  FROM jsonb_each($5) AS e"
+"                 WHERE e.key = ANY ($4::text[])) AS s"
+"            ON coalesce(s.stream ->> 'pages_of', s.name) = p.stream"
 "         CROSS JOIN LATERAL uds.map_page(p.body, s.stream, coalesce(p.context, '{}')) AS m"
-"         WHERE p.task_id = $2 AND p.attempt = $3 AND p.usable"
-"           AND p.stream = ANY ($4::text[])) AS m";
+"         WHERE p.task_id = $2 AND p.attempt = $3 AND p.usable) AS m";
 
 /* $3 data type, $4 the records */
 static const char *const pushed_sql =
@@ -85,6 +97,10 @@ static const char *const pushed_sql =
 "                       CASE WHEN jsonb_typeof(e.value) <> 'object'"
 "                            THEN 'record is not a JSON object' END AS error"
 "                  FROM jsonb_array_elements($4) WITH ORDINALITY AS e (value, ord)) AS m) AS m";
+
+/* Records that are no parts of others: only these can come more than once. */
+#define IS_WHOLE(alias) "NOT " alias ".partial AND " alias ".data_type <> 'member'"
+#define WHOLE(alias) "WHERE " IS_WHOLE(alias)
 
 static const char *const reject_sql =
 "INSERT INTO uds_rejected (n, data_type, uid, sqlstate, message, record)"
@@ -107,9 +123,10 @@ static const char *const merge_sql =
 "     (DELETE FROM uds_incoming i"
 "       USING (SELECT data_type, uid_key"
 "                FROM uds_incoming"
+"               {whole}"
 "               GROUP BY data_type, uid_key"
 "              HAVING count(*) > 1) AS d"
-"       WHERE i.data_type = d.data_type AND i.uid_key = d.uid_key"
+"       WHERE i.data_type = d.data_type AND i.uid_key = d.uid_key{and_whole}"
 "   RETURNING i.*),"
 "     torn AS"
 "     (SELECT data_type, uid_key"
@@ -151,8 +168,8 @@ static const char *const merge_sql =
 "                FROM copy"
 "               ORDER BY data_type, uid_key, CASE WHEN merge THEN uid END COLLATE \"C\", n DESC) AS l"
 "        LEFT JOIN joined j USING (data_type, uid_key)) "
-"INSERT INTO uds_incoming (n, data_type, uid, uid_key, data, hash)"
-"SELECT n, data_type, uid, uid_key, data, uds.record_hash(data)"
+"INSERT INTO uds_incoming (n, data_type, merge, partial, uid, uid_key, data, hash)"
+"SELECT n, data_type, false, false, uid, uid_key, data, uds.record_hash(data)"
 "  FROM merged";
 
 /* $3 the task that set them aside */
@@ -169,10 +186,19 @@ note_error(TupleTableSlot *row, void *arg)
 	return !*(bool *) arg;
 }
 
+/* What the streams of a read bring. */
+typedef struct Brought
+{
+	bool		parts;
+	bool		members;
+	bool		fold_departments;
+} Brought;
+
 /* Sets bad records aside and merges those that came more than once. */
 static void
-clean_up(const UdsRun *run, bool single)
+clean_up(const UdsRun *run, bool single, const Brought *brought)
 {
+	bool		in_parts = brought != NULL && (brought->parts || brought->members);
 	bool		any_bad = false;
 
 	uds_scan("uds_incoming", note_error, &any_bad);
@@ -182,7 +208,10 @@ clean_up(const UdsRun *run, bool single)
 		uds_spi_exec(drop_rejected_sql, 0, NULL, NULL, NULL);
 	}
 	if (!single)
-		uds_stage_exec(run, merge_sql);
+		uds_stage_exec(run, uds_stage_expand(merge_sql,
+											 "whole", in_parts ? WHOLE("uds_incoming") : "",
+											 "and_whole", in_parts ? " AND " IS_WHOLE("i") : "",
+											 NULL));
 }
 
 /*
@@ -204,7 +233,7 @@ allow_parallel(void)
 								 GUC_ACTION_SAVE, true, 0, false);
 }
 
-/* Maps the pages; "values" has $1 to $4 of map_sql and room for $5. */
+/* Maps the pages; "values" has $1 to $5 of map_sql. */
 static void
 map_pages(Oid *types, Datum *values)
 {
@@ -212,25 +241,39 @@ map_pages(Oid *types, Datum *values)
 	int64		bytes = DatumGetInt64(uds_spi_value(bytes_sql, 3, types, values, NULL, &isnull));
 	int			level = NewGUCNestLevel();
 
-	values[4] = uds_spi_value(streams_sql, 1, types, values, NULL, &isnull);
-	if (!isnull)
-	{
-		if (bytes >= MIN_PARALLEL_BYTES)
-			allow_parallel();
-		uds_bulk_insert("pg_temp", "uds_incoming", map_sql, 5, types, values);
-	}
+	if (bytes >= MIN_PARALLEL_BYTES)
+		allow_parallel();
+	uds_bulk_insert("pg_temp", "uds_incoming", map_sql, 5, types, values);
 	AtEOXact_GUC(true, level);
 }
 
+/* What the streams bring; the run is told which types were read. */
+static void
+see_streams(UdsRun *run, Datum streams, Datum names, Brought *brought)
+{
+	Oid			types[2] = {JSONBOID, TEXTARRAYOID};
+	Datum		values[2] = {streams, names};
+
+	uds_spi_exec(brought_sql, 2, types, values, NULL);
+	run->reads_users = uds_spi_text(0, 1)[0] == 't';
+	run->reads_departments = uds_spi_text(0, 2)[0] == 't';
+	brought->parts = uds_spi_text(0, 3)[0] == 't';
+	brought->members = uds_spi_text(0, 4)[0] == 't';
+	brought->fold_departments = uds_spi_text(0, 5)[0] == 't';
+}
+
 /*
- * Fills incoming and rejected from pages in the raw log.
+ * Fills incoming and rejected from pages in the raw log, and notes in the run
+ * which types were read.
  */
 void
-uds_collect_pages(const UdsRun *run, const UdsPages *pages)
+uds_collect_pages(UdsRun *run, const UdsPages *pages)
 {
 	Oid			types[5] = {INT8OID, INT8OID, INT4OID, TEXTARRAYOID, JSONBOID};
 	Datum		values[5];
 	ArrayBuildState *streams = initArrayResult(TEXTOID, CurrentMemoryContext, false);
+	Brought		brought = {0};
+	bool		isnull;
 	ListCell   *lc;
 
 	foreach(lc, pages->streams)
@@ -240,8 +283,15 @@ uds_collect_pages(const UdsRun *run, const UdsPages *pages)
 	values[1] = Int64GetDatum(pages->task);
 	values[2] = Int32GetDatum(pages->attempt);
 	values[3] = makeArrayResult(streams, CurrentMemoryContext);
-	map_pages(types, values);
-	clean_up(run, false);
+	values[4] = uds_spi_value(streams_sql, 1, types, values, NULL, &isnull);
+	if (!isnull)
+	{
+		see_streams(run, values[4], values[3], &brought);
+		map_pages(types, values);
+	}
+	clean_up(run, false, &brought);
+	if (brought.parts || brought.members)
+		uds_parts_join(run, pages, brought.members, brought.fold_departments);
 	if (pages->failed_of != 0)
 	{
 		types[2] = INT8OID;
@@ -264,6 +314,6 @@ uds_collect_pushed(const UdsRun *run, const UdsPages *pages)
 	pages->records};
 
 	uds_spi_exec(pushed_sql, 4, types, values, NULL);
-	clean_up(run, pages->n_records == 1);
+	clean_up(run, pages->n_records == 1, NULL);
 	uds_stage_analyze(run, "uds_incoming (n, data_type, uid_key)");
 }

@@ -42,7 +42,7 @@ static const char *const refer_sql =
 /* The departments that the records in work name, each by its source. */
 static const char *const named_by_users_sql =
 "SELECT w.record_id, s.id AS source_id,"
-"       CASE WHEN coalesce(t.manifest -> 'ignore_case' ? 'department', false)"
+"       CASE WHEN " UDS_IGNORES_CASE("department")
 "            THEN lower(e.uid) ELSE e.uid END AS uid_key"
 "  FROM uds_work w"
 "  JOIN uds.source_settings s ON s.id = $1"
@@ -57,7 +57,7 @@ static const char *const named_by_users_sql =
 
 static const char *const named_by_departments_sql =
 "SELECT w.record_id, s.id AS source_id,"
-"       CASE WHEN coalesce(t.manifest -> 'ignore_case' ? 'department', false)"
+"       CASE WHEN " UDS_IGNORES_CASE("department")
 "            THEN lower(w.data ->> 'parentUid') ELSE w.data ->> 'parentUid' END AS uid_key"
 "  FROM uds_work w"
 "  JOIN uds.source_settings s ON s.id = $1"

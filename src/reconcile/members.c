@@ -98,7 +98,7 @@ static const char *const drop_unresolved_sql =
 static const char *const owners_sql =
 "INSERT INTO uds_owners (source_id, department_id, uid_key)"
 "SELECT f.source_id, f.pk,"
-"       CASE WHEN coalesce(t.manifest -> 'ignore_case' ? 'user', false)"
+"       CASE WHEN " UDS_IGNORES_CASE("user")
 "            THEN lower(o.uid) ELSE o.uid END"
 "  FROM uds_department_ref f"
 "  JOIN uds.source_settings s ON s.id = f.source_id"

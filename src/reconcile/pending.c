@@ -44,7 +44,7 @@ static const char *const announce_sql =
 "  JOIN uds.source_settings s ON s.id = $1"
 "  JOIN uds.source_types t ON t.name = s.type"
 " CROSS JOIN LATERAL"
-"       (SELECT CASE WHEN coalesce(t.manifest -> 'ignore_case' ? 'user', false)"
+"       (SELECT CASE WHEN " UDS_IGNORES_CASE("user")
 "                    THEN lower(e.uid) ELSE e.uid END AS uid_key, bool_or(e.is_owner) AS is_owner"
 "          FROM (SELECT jsonb_array_elements_text({old}) AS uid, false AS is_owner"
 "                 UNION ALL"
@@ -98,7 +98,7 @@ static const char *const recall_sql =
 "          JOIN uds.source_types t ON t.name = s.type"
 "         CROSS JOIN LATERAL ({uids}) AS e"
 "          JOIN uds_arrived a"
-"            ON a.uid_key = CASE WHEN coalesce(t.manifest -> 'ignore_case' ? 'department', false)"
+"            ON a.uid_key = CASE WHEN " UDS_IGNORES_CASE("department")
 "                                THEN lower(e.uid) ELSE e.uid END"
 "         WHERE (SELECT EXISTS (SELECT FROM uds_arrived n WHERE n.data_type = 'lost'))"
 "           AND l.source_id = $1 AND l.data_type = '{data_type}' AND a.data_type = 'lost') AS p"

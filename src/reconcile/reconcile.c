@@ -68,8 +68,9 @@ static const char *const lock_source_sql =
 /* Types that had live records and of which not one came. */
 static const char *const vanished_sql =
 "SELECT t.type"
-"  FROM (VALUES ('department'), ('user')) AS t (type)"
-" WHERE EXISTS (SELECT 1"
+"  FROM (VALUES ('department', $3), ('user', $4)) AS t (type, is_read)"
+" WHERE t.is_read"
+"   AND EXISTS (SELECT 1"
 "                 FROM uds.records r"
 "                WHERE r.source_id = $1 AND r.data_type = t.type AND NOT r.deleted)"
 "   AND NOT EXISTS (SELECT 1 FROM uds_incoming i WHERE i.data_type = t.type)"
@@ -78,7 +79,7 @@ static const char *const vanished_sql =
 /* $3 data type, $4 node, $5 message */
 static const char *const skipped_sql =
 "INSERT INTO uds_rejected (n, data_type, uid, sqlstate, message)"
-"VALUES (0, $3, nullif($4, ''), '42501', $5)";
+"VALUES (0, nullif($3, ''), nullif($4, ''), '42501', $5)";
 
 /* Sets nodes aside that the service refused to show. */
 static void
@@ -93,7 +94,7 @@ reject_skipped(const UdsRun *run, List *skipped)
 	{
 		const UdsSkippedNode *node = lfirst(lc);
 
-		values[2] = CStringGetTextDatum(node->data_type);
+		values[2] = CStringGetTextDatum(node->data_type ? node->data_type : "");
 		values[3] = CStringGetTextDatum(node->node);
 		values[4] = CStringGetTextDatum(node->message);
 		uds_spi_exec(skipped_sql, 5, types, values, NULL);
@@ -104,7 +105,13 @@ reject_skipped(const UdsRun *run, List *skipped)
 static void
 refuse_vanished(const UdsRun *run)
 {
-	if (uds_stage_exec(run, vanished_sql) == 0)
+	Oid			types[4] = {INT8OID, INT8OID, BOOLOID, BOOLOID};
+	Datum		values[4] = {Int64GetDatum(run->source->id),
+		Int64GetDatum(run->task->id),
+		BoolGetDatum(run->reads_departments),
+	BoolGetDatum(run->reads_users)};
+
+	if (uds_spi_exec(vanished_sql, 4, types, values, NULL) == 0)
 		return;
 	ereport(ERROR,
 			(errcode(ERRCODE_NO_DATA_FOUND),
@@ -283,7 +290,9 @@ summarize(const UdsPages *pages, const UdsTaskCounts *counts)
 	for (int i = 0; i < lengthof(part); i++)
 		if (part[i].n > 0)
 			appendStringInfo(&buf, ", " INT64_FORMAT " %s", part[i].n, part[i].word);
-	if (!pages->complete && !pages->pushed)
+	if (pages->incremental)
+		appendStringInfoString(&buf, "; only changes were asked for");
+	else if (!pages->complete && !pages->pushed)
 		appendStringInfoString(&buf, "; the read was not complete, so nobody counts as missing");
 	foreach(lc, pages->warnings)
 		appendStringInfo(&buf, "; %s", (char *) lfirst(lc));
@@ -484,12 +493,12 @@ uds_reconcile(UdsTask *task, const UdsSource *source,
 		uds_collect_pages(&run, pages);
 	counts->fetched = uds_scan_count("uds_incoming") + uds_scan_count("uds_rejected");
 	uds_progress_records(counts->fetched);
-	if (pages->failed_of == 0 && !pages->pushed)
+	if (pages->failed_of == 0 && !pages->pushed && !pages->incremental)
 		refuse_vanished(&run);
 
 	uds_part_begin(&part);
 	apply(&run, pages, counts);
-	counts->complete = pages->complete ? 1 : 0;
+	counts->complete = pages->incremental ? -1 : pages->complete ? 1 : 0;
 	*message = summarize(pages, counts);
 	obstacle = judge(&run, pages, counts, &status);
 	if (obstacle != NULL)

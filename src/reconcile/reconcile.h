@@ -20,7 +20,8 @@ typedef struct UdsPages
 	int64		task;			/* the task that fetched them */
 	int			attempt;
 	List	   *streams;		/* of char *: those that were read in the end */
-	bool		complete;		/* every stream ended cleanly */
+	bool		complete;		/* every stream ended cleanly, all was asked for */
+	bool		incremental;	/* only what changed was asked for */
 	List	   *skipped;		/* of UdsSkippedNode *: what was not shown */
 	List	   *warnings;		/* of char * */
 	int64		shown;			/* task whose change set was approved, or 0 */

@@ -250,7 +250,9 @@ uds_records_compare(const UdsRun *run, const UdsResource *resource, int64 settle
 		uds_stage_write(run, sql);
 	else
 		uds_stage_exec(run, sql);
-	if (run->complete && strcmp(run->source->on_missing, "keep") != 0)
+	if (run->complete &&
+		(resource == &uds_users ? run->reads_users : run->reads_departments) &&
+		strcmp(run->source->on_missing, "keep") != 0)
 	{
 		sql = uds_stage_expand(missing_sql,
 							   "record", uds_stage_join(run, "JOIN", "uds.records", "r", "r.id = m.id"),

@@ -19,7 +19,11 @@
 
 #include "reconcile/stage.h"
 
-/* Rows that leave now, and those that left before and have not come back. */
+/*
+ * Rows that leave now, and those that left before and have not come back.  Where
+ * few are left to look at, these are looked up one by one ({few}): their
+ * records are some of very many.
+ */
 static const char *const leavers_sql =
 "INSERT INTO uds_leavers (pk)"
 "SELECT d.pk"
@@ -35,7 +39,7 @@ static const char *const leavers_sql =
 "                     JOIN uds.records r ON r.id = l.record_id"
 "                    WHERE l.resource = '{resource}' AND l.resource_pk = o.resource_pk"
 "                      AND NOT r.deleted"
-"                      AND NOT EXISTS (SELECT 1 FROM uds_work w WHERE w.record_id = r.id AND w.gone))";
+"                      AND NOT EXISTS (SELECT 1 FROM uds_work w WHERE w.record_id = r.id AND w.gone){few})";
 
 /* Goes out from the leavers: as a rule they are few, and who wants something many. */
 static const char *const release_sql =
@@ -160,11 +164,13 @@ renounce(const UdsRun *run, const UdsResource *resource)
 void
 uds_rows_release(const UdsRun *run, const UdsResource *resource)
 {
+	char	   *sql = uds_stage_expand(leavers_sql,
+									   "resource", resource->name,
+									   "few", run->few_left ? " OFFSET 0" : "", NULL);
 	bool		leavers;
 
 	uds_stage_clear(run, "uds_leavers");
-	leavers = uds_stage_exec(run, uds_stage_expand(leavers_sql,
-												   "resource", resource->name, NULL)) > 0;
+	leavers = (run->few_left ? uds_stage_write(run, sql) : uds_stage_exec(run, sql)) > 0;
 	uds_stage_analyze(run, "uds_leavers");
 	renounce(run, resource);
 	if (!leavers)

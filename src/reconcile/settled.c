@@ -116,7 +116,7 @@ static const char *const folds_departments_sql =
 "SELECT"
 "  FROM uds.source_settings s"
 "  JOIN uds.source_types t ON t.name = s.type"
-" WHERE s.id = $1 AND t.manifest -> 'ignore_case' ? 'department'";
+" WHERE s.id = $1 AND " UDS_IGNORES_CASE("department");
 
 static const char *const drop_suspects_sql =
 "DELETE FROM uds_settled k USING uds_suspect x WHERE x.pk = k.pk";

@@ -46,8 +46,8 @@ static const char *const create_sql[] = {
 	 * are merged
 	 */
 	"CREATE TEMP TABLE uds_incoming"
-	"(n bigint, data_type text, merge boolean, uid text, uid_key text, data jsonb,"
-	" hash bigint, error text)",
+	"(n bigint, data_type text, merge boolean, partial boolean, uid text, uid_key text,"
+	" data jsonb, hash bigint, error text)",
 
 	/*
 	 * users that need nothing; names: their record names departments, list:
@@ -536,8 +536,8 @@ uds_stage_count(const UdsRun *run, const char *sql)
 /* $1's records in work, and what the settings say of it. */
 #define OWN_LIVE \
 "SELECT w.pk, s.id AS source_id, s.priority, w.data," \
-"       coalesce(t.manifest -> 'ignore_case' ? 'user', false) AS fold_users," \
-"       coalesce(t.manifest -> 'ignore_case' ? 'department', false) AS fold_departments," \
+"       " UDS_IGNORES_CASE("user") " AS fold_users," \
+"       " UDS_IGNORES_CASE("department") " AS fold_departments," \
 "       coalesce(w.link = 'new', false) AS is_new" \
 "  FROM uds_work w, uds.source_settings s" \
 "  JOIN uds.source_types t ON t.name = s.type" \
@@ -546,8 +546,8 @@ uds_stage_count(const UdsRun *run, const char *sql)
 /* The same of all other sources, for the rows that desired names. */
 #define OTHERS_LIVE \
 "SELECT d.pk, s.id, s.priority, r.data," \
-"       coalesce(t.manifest -> 'ignore_case' ? 'user', false)," \
-"       coalesce(t.manifest -> 'ignore_case' ? 'department', false), false" \
+"       " UDS_IGNORES_CASE("user") "," \
+"       " UDS_IGNORES_CASE("department") ", false" \
 "  FROM uds_desired d" \
 "  JOIN uds.record_resources l ON l.resource_pk = d.pk::text AND l.resource = "
 

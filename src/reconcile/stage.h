@@ -53,7 +53,9 @@ typedef struct UdsRun
 	const UdsSource *source;
 	const char *owner;			/* quoted name of the role that writes targets */
 	bool		shared;			/* records of other sources may back the rows */
-	bool		complete;		/* what is absent has left */
+	bool		complete;		/* what is absent has left, if ... */
+	bool		reads_users;	/* ... its type was read at all */
+	bool		reads_departments;
 	bool		guarded;		/* too many leavers block it */
 	bool		kept;			/* its change set goes to uds.changes */
 	bool		small;			/* few records, and no more than those */
@@ -109,6 +111,13 @@ typedef struct UdsStatement
 	bool		keeps_rows;		/* the record's other effects stand */
 	int64		written;		/* result: rows that it processed */
 } UdsStatement;
+
+/*
+ * Whether the service behind a source s of type t ignores case in uids of a
+ * data type; a source of type http has a manifest of its own.
+ */
+#define UDS_IGNORES_CASE(data_type) \
+"coalesce(coalesce(s.options #> '{manifest,ignore_case}', t.manifest -> 'ignore_case') ? '" data_type "', false)"
 
 /* Pieces of statements that depend on the columns of a target table. */
 typedef struct UdsColumns
@@ -212,8 +221,12 @@ extern void uds_applied_call(const UdsRun *run, const UdsEntry *entry);
 extern void uds_applied_undo(const UdsRun *run, const UdsEntry *entry);
 
 /* collect.c */
-extern void uds_collect_pages(const UdsRun *run, const UdsPages *pages);
+extern void uds_collect_pages(UdsRun *run, const UdsPages *pages);
 extern void uds_collect_pushed(const UdsRun *run, const UdsPages *pages);
+
+/* parts.c */
+extern void uds_parts_join(const UdsRun *run, const UdsPages *pages, bool members,
+						   bool fold);
 
 /* records.c */
 extern void uds_records_compare(const UdsRun *run, const UdsResource *resource,

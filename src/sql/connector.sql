@@ -18,3 +18,67 @@ AS 'MODULE_PATHNAME', 'uds_map_record';
 COMMENT ON FUNCTION uds.map_record(jsonb, jsonb, jsonb)
 IS 'one record, mapped as a stream of a manifest says';
 REVOKE ALL ON FUNCTION uds.map_record(jsonb, jsonb, jsonb) FROM PUBLIC;
+
+CREATE FUNCTION uds.source_manifest(source bigint)
+RETURNS jsonb
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT CASE WHEN s.type = 'http' THEN s.options -> 'manifest' ELSE t.manifest END
+	FROM uds.source_settings s
+	JOIN uds.source_types t ON t.name = s.type
+	WHERE s.id = source
+$$;
+COMMENT ON FUNCTION uds.source_manifest(bigint) IS 'the manifest by which a source is read: that of its type, or its own';
+REVOKE ALL ON FUNCTION uds.source_manifest(bigint) FROM PUBLIC;
+
+CREATE FUNCTION uds.source_streams(source bigint)
+RETURNS jsonb
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT jsonb_object_agg(e.key, jsonb_build_object(
+			   'stream', e.value || jsonb_build_object('options', o.visible)
+				   || CASE WHEN e.value ->> 'type' IN ('user', 'department')
+								AND NOT coalesce((e.value ->> 'partial')::boolean, false)
+						   THEN jsonb_strip_nulls(jsonb_build_object(
+									'fields', e.value -> 'fields' || (s.options -> ((e.value ->> 'type') || '_fields')),
+									'source_where', s.options -> ((e.value ->> 'type') || '_where')))
+						   ELSE '{}' END,
+			   'fold', coalesce(m.manifest -> 'ignore_case'
+								? CASE e.value ->> 'type' WHEN 'member' THEN 'user' ELSE e.value ->> 'type' END, false),
+			   'fold_departments', coalesce(m.manifest -> 'ignore_case' ? 'department', false)))
+	FROM uds.source_settings s
+	CROSS JOIN LATERAL uds.source_manifest(s.id) AS m (manifest)
+	CROSS JOIN LATERAL
+		(SELECT coalesce(jsonb_object_agg(a.key, coalesce(s.options -> a.key, a.value -> 'default')), '{}') AS visible
+		 FROM jsonb_each(m.manifest -> 'options') AS a
+		 WHERE NOT coalesce((a.value ->> 'secret')::boolean, false)
+			AND (s.options ? a.key OR a.value ? 'default')) AS o
+	CROSS JOIN LATERAL jsonb_each(m.manifest -> 'streams') AS e
+	WHERE s.id = source
+$$;
+COMMENT ON FUNCTION uds.source_streams(bigint)
+IS 'the streams of a source, as uds.map_page() takes them: name to definition, with the fields and conditions of the source laid over it, and whether case counts in uids';
+REVOKE ALL ON FUNCTION uds.source_streams(bigint) FROM PUBLIC;
+
+CREATE FUNCTION uds.unite_records(a jsonb, b jsonb)
+RETURNS jsonb
+LANGUAGE sql IMMUTABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT a || b || coalesce((SELECT jsonb_object_agg(k, (a -> k) || (b -> k))
+							   FROM unnest('{departments,owners}'::text[]) AS k
+							   WHERE jsonb_typeof(a -> k) = 'array' AND jsonb_typeof(b -> k) = 'array'), '{}')
+$$;
+COMMENT ON FUNCTION uds.unite_records(jsonb, jsonb) IS 'two parts of one record: keys of both, the second on top, lists of departments and owners put together';
+REVOKE ALL ON FUNCTION uds.unite_records(jsonb, jsonb) FROM PUBLIC;
+
+CREATE AGGREGATE uds.unite_all_records(jsonb)
+(
+	sfunc = uds.unite_records,
+	stype = jsonb,
+	initcond = '{}'
+);
+COMMENT ON AGGREGATE uds.unite_all_records(jsonb) IS 'all parts of one record, as uds.unite_records() puts two together';
+REVOKE ALL ON FUNCTION uds.unite_all_records(jsonb) FROM PUBLIC;

@@ -16,11 +16,9 @@ BEGIN
 	-- pages that cannot have it are passed over without being taken apart
 	FOR page IN
 		SELECT p.task_id, p.stream, p.request, p.received_at, p.body,
-			   coalesce(p.context, '{}') AS context, e.value AS definition,
-			   coalesce(y.manifest -> 'ignore_case' ? 'user', false) AS fold
-		FROM uds.source_settings s
-		JOIN uds.source_types y ON y.name = s.type
-		CROSS JOIN LATERAL jsonb_each(y.manifest -> 'streams') AS e
+			   coalesce(p.context, '{}') AS context, e.value -> 'stream' AS definition,
+			   (e.value -> 'fold')::boolean AS fold
+		FROM jsonb_each(uds.source_streams(explain_raw.source_id)) AS e
 		JOIN (SELECT t.id, t.attempt
 			  FROM uds.tasks t
 			  WHERE t.source_id = explain_raw.source_id
@@ -28,9 +26,10 @@ BEGIN
 			  ORDER BY t.id DESC
 			  LIMIT 10) AS t ON true
 		JOIN uds.raw_log p ON p.task_id = t.id AND p.attempt = t.attempt
-						  AND p.stream = e.key AND p.usable
-		WHERE s.id = explain_raw.source_id AND e.value ->> 'type' = 'user'
-			AND (jsonb_typeof(e.value -> 'fields' -> 'uid') IS DISTINCT FROM 'string'
+						  AND p.stream = coalesce(e.value #>> '{stream,pages_of}', e.key) AND p.usable
+		WHERE e.value #>> '{stream,type}' = 'user'
+			AND NOT coalesce((e.value #>> '{stream,partial}')::boolean, false)
+			AND (jsonb_typeof(e.value #> '{stream,fields,uid}') IS DISTINCT FROM 'string'
 				 OR explain_raw.uid_key !~ '^[[:alnum:]_.@-]+$' OR explain_raw.uid_key ~ '[^[:ascii:]]'
 				 OR position(lower(explain_raw.uid_key) IN lower(p.body)) > 0)
 		ORDER BY p.task_id DESC, p.seq DESC
@@ -114,7 +113,8 @@ AS $$
 										   WHEN 'array' THEN r.data -> 'departments'
 										   ELSE '[]' END) WITH ORDINALITY AS a (value, ord)) AS d
 		LEFT JOIN uds.records o ON o.source_id = s.id AND o.data_type = 'department'
-							   AND o.uid_key = CASE WHEN coalesce(t.manifest -> 'ignore_case' ? 'department', false)
+							   AND o.uid_key = CASE WHEN coalesce(coalesce(s.options #> '{manifest,ignore_case}',
+																					 t.manifest -> 'ignore_case') ? 'department', false)
 													THEN lower(d.uid) ELSE d.uid END
 		LEFT JOIN uds.record_resources g ON g.record_id = o.id AND g.resource = 'departments'
 		WHERE l.resource = 'users' AND l.resource_pk = pk
@@ -214,9 +214,8 @@ DECLARE
 	attributes jsonb;
 	memberships jsonb;
 BEGIN
-	SELECT c.id, c.name, c.match_keys, t.manifest INTO s
+	SELECT c.id, c.name, c.match_keys, uds.source_manifest(c.id) AS manifest INTO s
 	FROM uds.source_settings c
-	JOIN uds.source_types t ON t.name = c.type
 	WHERE c.name = uds_explain_user.source;
 	IF NOT FOUND THEN
 		RAISE EXCEPTION 'source "%" does not exist', uds_explain_user.source

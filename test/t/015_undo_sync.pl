@@ -122,7 +122,9 @@ is(counts(sync($node)), $nothing, 'as the source says');
 #
 query(q{SELECT uds_alter_source('wecom', on_missing => 'disable', guard_percent => 1, guard_min => 0)});
 $before = state_now();
-$mock->control({ mutate => { seed => 2, percent => 40 }, edit => { people => { who(1) => undef, who(3) => undef, who(6) => undef } } });
+# one after the other: who is gone cannot be removed
+$mock->control({ edit => { people => { who(1) => undef, who(3) => undef, who(6) => undef } } });
+$mock->control({ mutate => { seed => 2, percent => 40 } });
 $task = query(q{SELECT uds_sync('wecom')});
 is(wait_task($node, $task), 'blocked', 'a sync is blocked');
 (undef, undef, $err) = $node->psql('postgres', "SELECT uds_undo($task)");

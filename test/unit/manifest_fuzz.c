@@ -7,9 +7,11 @@
  *
  *-------------------------------------------------------------------------
  */
-/* sources: src/connector/manifest.c src/connector/manifest_request.c
- * src/connector/manifest_fields.c src/connector/reader.c
- * src/connector/options.c src/connector/jsonpick.c src/connector/template.c
+/* sources: src/connector/manifest.c src/connector/manifest_auth.c
+ * src/connector/manifest_errors.c src/connector/manifest_stream.c
+ * src/connector/manifest_request.c src/connector/manifest_fields.c
+ * src/connector/reader.c src/connector/options.c src/connector/jsonpick.c
+ * src/connector/template.c
  */
 #include "arena.h"
 
@@ -33,7 +35,8 @@ check_plans(const UdsManifest *manifest)
 
 			if (stream < 0 || stream >= manifest->nstreams)
 				abort();
-			if (manifest->streams[stream].parent != NULL && j == 0)
+			/* what it depends on comes before it, or is itself */
+			if (manifest->streams[stream].pages_of != NULL && j == 0)
 				abort();
 		}
 	}

@@ -8,9 +8,11 @@
  *
  *-------------------------------------------------------------------------
  */
-/* sources: src/connector/manifest.c src/connector/manifest_request.c
- * src/connector/manifest_fields.c src/connector/reader.c
- * src/connector/options.c src/connector/jsonpick.c src/connector/template.c
+/* sources: src/connector/manifest.c src/connector/manifest_auth.c
+ * src/connector/manifest_errors.c src/connector/manifest_stream.c
+ * src/connector/manifest_request.c src/connector/manifest_fields.c
+ * src/connector/reader.c src/connector/options.c src/connector/jsonpick.c
+ * src/connector/template.c
  */
 #include "postgres_fe.h"
 
@@ -156,12 +158,12 @@ check_errors(void)
 	breaks("\"code\": \"$.code\",", "", "$.errors: missing \"code\"");
 	breaks("\"ok\": [0, null],", "", "$.errors: missing \"ok\"");
 	breaks("[0, null]", "0", "$.errors.ok: must be an array");
-	breaks("[\"x\", 2]", "[\"x\", {}]", "$.errors.reauth[1]: must be a code: a number or a string");
+	breaks("[\"x\", 2]", "[\"x\", {}]", "$.errors.reauth[1]: needs a code, a status, a path or a body");
 	breaks("[\"x\", 2]", "[null]", "$.errors.reauth[0]: must be a code: a number or a string");
 	breaks("[\"x\", 2]", "[0]", "$.errors.reauth[0]: code 0 is listed twice");
 	breaks("\"wait\": 60", "\"wait\": 4000", "$.errors.throttle[1].wait: must be an integer from 0 to 3600");
 	breaks("\"wait\": 60", "\"weit\": 60", "$.errors.throttle[1]: unknown word \"weit\"");
-	breaks("\"code\": 10,", "", "$.errors.throttle[1]: missing \"code\"");
+	breaks("\"code\": 10,", "", "$.errors.throttle[1]: needs a code, a status, a path or a body");
 	breaks("\"5\": \"Do.\"", "\"5\": 1", "$.errors.hints.5: must be a non-empty string");
 }
 
@@ -170,9 +172,9 @@ check_streams(void)
 {
 	breaks("\"path\": \"/users/{dep}\",", "", "$.streams.users.request: missing \"path\"");
 	breaks("/users/{dep}", "/users/{dept}", "$.streams.users.request.path: unknown placeholder \"{dept}\"");
-	breaks("\"type\": \"user\"", "\"type\": \"tag\"", "$.streams.users.type: must be \"user\" or \"department\"");
+	breaks("\"type\": \"user\"", "\"type\": \"tag\"", "$.streams.users.type: must be \"user\", \"department\" or \"member\"");
 	breaks("\"merge\": true", "\"merge\": \"yes\"", "$.streams.users.merge: must be true or false");
-	breaks("\"type\": \"cursor\"", "\"type\": \"magic\"", "$.streams.users.pagination.type: must be \"cursor\"");
+	breaks("\"type\": \"cursor\"", "\"type\": \"magic\"", "$.streams.users.pagination.type: must be cursor, next_link, link_header, page or offset");
 	breaks("\"next\": \"$.next\",", "", "$.streams.users.pagination: missing \"next\"");
 	breaks("\"pagination\"", "\"paging\"", "$.streams.users: unknown word \"paging\"");
 	breaks("\"as\": \"dep\"", "\"as\": \"token\"", "$.streams.users.for_each.as: \"token\" cannot be used as a name");
@@ -210,6 +212,59 @@ check_fields(void)
 	breaks(", \"fields\": {\"uid\": \"$\"}", "", "$.streams.users.fields.j: missing \"fields\"");
 }
 
+/* What the manifest above has not, each word wrong in its way. */
+static void
+check_more(void)
+{
+	breaks("\"ignore_case\"", "\"budget\": [{\"requests\": 5}], \"ignore_case\"",
+		   "$.budget[0]: needs \"requests\" and \"seconds\"");
+	breaks("\"ignore_case\"", "\"concurrency\": 0, \"ignore_case\"",
+		   "$.concurrency: must be an integer from 1 to 64");
+	breaks("\"auth\": {", "\"auth\": {\"when\": {\"option\": \"x\", \"given\": true},",
+		   "$.auth.when: unknown option \"x\"");
+	breaks("\"auth\": {", "\"auth\": {\"when\": {\"option\": \"n\"},",
+		   "$.auth.when: needs either \"is\" or \"given\"");
+	breaks("\"auth\": {", "\"auth\": {\"jwt\": {\"claims\": {}},", "$.auth.jwt: missing \"key\"");
+	breaks("\"auth\": {", "\"auth\": {\"jwt\": {\"key\": \"k\", \"lifetime\": 7200},",
+		   "$.auth.jwt.lifetime: must be an integer from 1 to 3600");
+	breaks("\"send\": {\"headers\"", "\"send\": {\"basic\": {\"user\": \"u\"}, \"headers\"",
+		   "$.auth.send.basic: needs \"user\" and \"password\"");
+	breaks("\"gone\": [3]", "\"gone\": [{\"path\": \"$.a\"}]",
+		   "$.errors.gone[0]: needs \"path\" together with \"in\" or \"matches\"");
+	breaks("\"gone\": [3]", "\"gone\": [{\"status\": 404, \"wait\": 1}]",
+		   "$.errors.gone[0]: \"wait\" and \"concurrency\" go with \"throttle\" only");
+	breaks("\"gone\": [3]", "\"gone\": [{\"status\": 4}]",
+		   "$.errors.gone[0].status: must be an integer from 100 to 599");
+	breaks("\"gone\": [3]", "\"wait\": [{\"header\": \"H\", \"as\": \"days\"}]",
+		   "$.errors.wait[0].as: must be \"seconds\" or \"epoch\"");
+	breaks("\"merge\": true", "\"pages_of\": \"deps\"",
+		   "$.streams.users: \"pages_of\" does not go with \"request\"");
+	breaks("\"merge\": true", "\"state\": {\"s\": {\"date\": \"iso\", \"max\": \"$.x\"}}",
+		   "$.streams.users.state.s: needs one of \"date\", \"last\" and \"max\"");
+	breaks("\"merge\": true", "\"state\": {\"s\": {\"date\": \"julian\"}}",
+		   "$.streams.users.state.s.date: must be iso, iso_ms, epoch or epoch_ms");
+	breaks("\"c\": \"{cursor}\"", "\"c\": \"{state.s}\"",
+		   "$.streams.users.request.query.c: unknown placeholder \"{state.s}\"");
+	breaks("\"path\": \"/users/{dep}\"", "\"path\": \"/users\", \"url\": \"{cursor}\"",
+		   "$.streams.users.request: has \"url\" and also \"path\" or \"base_url\"");
+	breaks("{\"type\": \"cursor\", \"next\": \"$.next\"", "{\"type\": \"page\", \"size\": 0",
+		   "$.streams.users.pagination: unknown word \"more\"");
+	breaks("{\"type\": \"cursor\", \"next\": \"$.next\", \"more\": \"$.more\"}",
+		   "[{\"type\": \"offset\", \"until\": \"full\"}]",
+		   "$.streams.users.pagination[0].until: must be \"empty\" or \"short\"");
+	breaks("{\"type\": \"cursor\", \"next\": \"$.next\", \"more\": \"$.more\"}",
+		   "{\"type\": \"offset\"}",
+		   "$.streams.users.request.query.c: unknown placeholder \"{cursor}\"");
+	breaks("\"name\": \"few\"", "\"name\": \"few\", \"mode\": \"delta\"",
+		   "$.plans[1].mode: must be \"full\" or \"incremental\"");
+	breaks("\"streams\": [\"deps\", \"users\"]", "\"streams\": [\"users\", \"deps\"]",
+		   "$.plans[0].streams[0]: stream \"users\" comes before \"deps\", on which it depends");
+	breaks("{\"all\": \"$.l[*]\"}", "{\"date\": \"$.l\", \"from\": \"mars\"}",
+		   "$.streams.users.fields.e.from: must be epoch, epoch_ms or iso");
+	breaks("{\"all\": \"$.l[*]\"}", "{\"join\": \"$.l\", \"separator\": 1}",
+		   "$.streams.users.fields.e.separator: must be a string");
+}
+
 static void
 check_result(const UdsManifest *manifest)
 {
@@ -217,9 +272,9 @@ check_result(const UdsManifest *manifest)
 
 	is(psprintf("%d %d %d", manifest->noptions, manifest->nstreams, manifest->nplans),
 	   "5 2 2", "options, streams, plans");
-	is(manifest->auth->request.method, "POST", "method");
+	is(manifest->auths->request.method, "POST", "method");
 	is(users->request.method, "GET", "method where none is given");
-	is(users->parent_as, "dep", "name of the for_each value");
+	is(users->as, "dep", "name of the for_each value");
 	is(psprintf("%d %d", manifest->plans[0].streams[0], manifest->plans[0].streams[1]),
 	   "1 0", "a plan's own order");
 	is(manifest->errors.rules[1].code ? "code" : "none", "none", "no code as a good one");
@@ -336,6 +391,7 @@ main(void)
 	check_errors();
 	check_streams();
 	check_fields();
+	check_more();
 	check_pick();
 	printf("1..%d\n", tests);
 	return failures > 0;

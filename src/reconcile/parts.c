@@ -1,0 +1,163 @@
+/*-------------------------------------------------------------------------
+ *
+ * parts.c
+ *		Records that come in parts: some keys from one stream and some from
+ *		another, memberships apart from their users.
+ *
+ * Works on the stage relation incoming, before anything is compared.  Runs in
+ * the transaction of a task that was read from pages; takes no locks.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "catalog/pg_collation.h"
+#include "catalog/pg_type.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+
+#include "connector/connector.h"
+#include "reconcile/stage.h"
+
+/* Keys of partial records go to the whole ones; lists are united. */
+static const char *const complete_sql =
+"UPDATE uds_incoming i"
+"   SET data = uds.unite_records(p.data, i.data),"
+"       hash = uds.record_hash(uds.unite_records(p.data, i.data))"
+"  FROM (SELECT data_type, uid_key, uds.unite_all_records(data ORDER BY n) AS data"
+"          FROM uds_incoming"
+"         WHERE partial"
+"         GROUP BY data_type, uid_key) AS p"
+" WHERE i.data_type = p.data_type AND i.uid_key = p.uid_key AND NOT i.partial";
+
+static const char *const drop_partial_sql =
+"DELETE FROM uds_incoming WHERE partial";
+
+/*
+ * Users that an incremental read did not show, and whose memberships it tells
+ * something about: members now, or before, of departments that were read.
+ * Their records come as they were, for the memberships to be put in.
+ */
+static const char *const recall_sql =
+"WITH touched AS"
+"     (SELECT i.uid_key"
+"        FROM uds_incoming i"
+"       WHERE i.data_type = 'member'"
+"       UNION"
+"      SELECT r.uid_key"
+"        FROM uds_incoming d"
+"        JOIN uds.records g ON g.source_id = $1 AND g.data_type = 'department' AND g.uid_key = d.uid_key"
+"        JOIN uds.record_resources gl ON gl.record_id = g.id AND gl.resource = 'departments'"
+"        JOIN uds.department_members m ON m.department_id = gl.resource_pk::bigint"
+"        JOIN uds.record_resources ul ON ul.resource = 'users' AND ul.resource_pk = m.user_id::text"
+"        JOIN uds.records r ON r.id = ul.record_id AND r.source_id = $1"
+"       WHERE d.data_type = 'department') "
+"INSERT INTO uds_incoming (n, data_type, merge, partial, uid, uid_key, data, hash)"
+"SELECT -row_number() OVER (), 'user', false, false, r.uid, r.uid_key, r.data, uds.record_hash(r.data)"
+"  FROM touched t"
+"  JOIN uds.records r ON r.source_id = $1 AND r.data_type = 'user' AND r.uid_key = t.uid_key"
+"                    AND NOT r.deleted"
+" WHERE NOT EXISTS (SELECT 1"
+"                     FROM uds_incoming i"
+"                    WHERE i.data_type = 'user' AND i.uid_key = t.uid_key)";
+
+/*
+ * The memberships of all users that are here: what the members say, and of
+ * departments about which nothing is known what the record said before.
+ * $3 read incrementally, $4 keys of departments whose members could not be
+ * read, $5 whether case counts not in uids of departments.
+ */
+static const char *const join_sql =
+"WITH said AS"
+"     (SELECT uid_key, department, min(n) AS n,"
+"             bool_or(data @> '{\"isOwner\": true}') AS is_owner,"
+"             bool_or(data @> '{\"isMain\": true}') AS is_main"
+"        FROM (SELECT uid_key, data ->> 'department' AS department, n, data"
+"                FROM uds_incoming"
+"               WHERE data_type = 'member') AS m"
+"       WHERE department <> ''"
+"       GROUP BY uid_key, department),"
+"     kept AS"
+"     (SELECT i.uid_key, d.value, d.ord"
+"        FROM uds_incoming i"
+"        JOIN uds.records r ON r.source_id = $1 AND r.data_type = 'user' AND r.uid_key = i.uid_key"
+"                          AND NOT r.deleted"
+"       CROSS JOIN LATERAL"
+"             jsonb_array_elements(CASE jsonb_typeof(r.data -> 'departments')"
+"                                       WHEN 'array' THEN r.data -> 'departments'"
+"                                       ELSE '[]' END) WITH ORDINALITY AS d (value, ord)"
+"       CROSS JOIN LATERAL"
+"             (SELECT CASE WHEN $5 THEN lower(u.uid) ELSE u.uid END AS uid_key"
+"                FROM (SELECT CASE jsonb_typeof(d.value) WHEN 'object' THEN d.value ->> 'uid'"
+"                                                        ELSE d.value #>> '{}' END AS uid) AS u) AS k"
+"       WHERE i.data_type = 'user' AND ($3 OR $4 <> '{}')"
+"         AND (k.uid_key = ANY ($4)"
+"              OR $3 AND NOT EXISTS (SELECT 1"
+"                                      FROM uds_incoming g"
+"                                     WHERE g.data_type = 'department' AND g.uid_key = k.uid_key))),"
+"     list AS"
+"     (SELECT uid_key, jsonb_agg(value ORDER BY rank, ord) AS departments"
+"        FROM (SELECT uid_key, 1 AS rank, ord, value"
+"                FROM kept"
+"               UNION ALL"
+"              SELECT uid_key, 2, n,"
+"                     jsonb_build_object('uid', department, 'isOwner', is_owner, 'isMain', is_main)"
+"                FROM said) AS a"
+"       GROUP BY uid_key),"
+"     whole AS"
+"     (DELETE FROM uds_incoming WHERE data_type = 'user' RETURNING *) "
+"INSERT INTO uds_incoming (n, data_type, merge, partial, uid, uid_key, data, hash)"
+"SELECT w.n, w.data_type, w.merge, w.partial, w.uid, w.uid_key, d.data, uds.record_hash(d.data)"
+"  FROM whole w"
+"  LEFT JOIN list l ON l.uid_key = w.uid_key"
+" CROSS JOIN LATERAL"
+"       (SELECT w.data || jsonb_build_object('departments', coalesce(l.departments, '[]')) AS data) AS d";
+
+static const char *const drop_members_sql =
+"DELETE FROM uds_incoming WHERE data_type = 'member'";
+
+/* Keys of the departments whose members the service did not show, as text[]. */
+static Datum
+unseen_departments(const UdsPages *pages, bool fold)
+{
+	ArrayBuildState *keys = initArrayResult(TEXTOID, CurrentMemoryContext, false);
+	ListCell   *lc;
+
+	foreach(lc, pages->skipped)
+	{
+		const UdsSkippedNode *node = lfirst(lc);
+		Datum		key = CStringGetTextDatum(node->node);
+
+		if (node->data_type == NULL || strcmp(node->data_type, "member") != 0)
+			continue;
+		if (fold)
+			key = DirectFunctionCall1Coll(lower, DEFAULT_COLLATION_OID, key);
+		accumArrayResult(keys, key, false, TEXTOID, CurrentMemoryContext);
+	}
+	return makeArrayResult(keys, CurrentMemoryContext);
+}
+
+/*
+ * Puts records together that came in parts, of streams that are partial or,
+ * with "members", bring memberships; "fold": case does not count in uids of
+ * departments.
+ */
+void
+uds_parts_join(const UdsRun *run, const UdsPages *pages, bool members, bool fold)
+{
+	Oid			types[5] = {INT8OID, INT8OID, BOOLOID, TEXTARRAYOID, BOOLOID};
+	Datum		values[5] = {Int64GetDatum(run->source->id), Int64GetDatum(run->task->id)};
+
+	uds_stage_exec(run, complete_sql);
+	uds_stage_exec(run, drop_partial_sql);
+	if (!members)
+		return;
+	if (pages->incremental)
+		uds_stage_exec(run, recall_sql);
+	values[2] = BoolGetDatum(pages->incremental);
+	values[3] = unseen_departments(pages, fold);
+	values[4] = BoolGetDatum(fold);
+	uds_stage_analyze(run, "uds_incoming (n, data_type, uid_key)");
+	uds_spi_exec(join_sql, 5, types, values, NULL);
+	uds_stage_exec(run, drop_members_sql);
+}
