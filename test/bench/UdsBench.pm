@@ -111,6 +111,15 @@ sub status_kib
 	return undef;
 }
 
+# What PostgreSQL's documentation recommends for shared_buffers: a quarter of
+# the memory, in MB
+sub quarter_of_memory
+{
+	my ($kib) = slurp_file('/proc/meminfo') =~ /^MemTotal:\s+(\d+) kB$/m;
+
+	return int($kib / 1024 / 4) . 'MB';
+}
+
 # bench_node(%settings): a server with the settings it is installed with, but
 # for shared_buffers and max_wal_size, which any DBA would raise.  The test
 # library's own settings are taken back.
@@ -126,7 +135,7 @@ sub bench_node
 		'max_connections' => 100,
 		'max_wal_senders' => 10,
 		'max_wal_size' => '4GB',
-		'shared_buffers' => '1GB',
+		'shared_buffers' => quarter_of_memory(),
 		'wal_level' => 'replica',
 		($top ? %counting : ()),
 		%settings);
