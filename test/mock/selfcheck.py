@@ -5,13 +5,14 @@ Starts servers of its own on free ports and ends them.
 
 import unittest
 
+from check_dingtalk import DingTalk
 from check_entra import Entra
 from check_faults import Faults, Process
 from check_okta import Okta
 from check_service import Control, Generator, Ids, Reading, Tokens
 
-__all__ = ["Control", "Entra", "Faults", "Generator", "Ids", "Okta", "Process",
-           "Reading", "Tokens"]
+__all__ = ["Control", "DingTalk", "Entra", "Faults", "Generator", "Ids", "Okta",
+           "Process", "Reading", "Tokens"]
 
 if __name__ == "__main__":
     unittest.main()

@@ -16,6 +16,7 @@ import ssl
 import sys
 import time
 
+from dingtalk import DingTalk
 from directory import generate, tiny
 from entra import Entra
 from faults import Fault
@@ -23,7 +24,7 @@ from httpd import Loop, Reply, Server
 from okta import Okta
 from wecom import WeCom
 
-SERVICES = {service.name: service for service in (Entra, Okta, WeCom)}
+SERVICES = {service.name: service for service in (DingTalk, Entra, Okta, WeCom)}
 CONTROL = "/_control"
 KEPT_REQUESTS = 1000
 # Steps of one control call, in the order in which they are taken.
