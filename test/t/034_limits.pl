@@ -108,6 +108,23 @@ like($err, qr/ERROR:  source "second" is disabled\nHINT:  Enable it with uds_alt
 $node->safe_psql('one', q{SELECT uds_alter_source('second', enabled => true)});
 is(task_field($node, sync($node, 'second', 'one'), 'status', 'one'), 'success', 'until it is enabled again');
 
+#
+# SIGHUP: the launcher takes new settings (uds.max_workers above), and so does a
+# worker in the middle of a task
+#
+$mock->control({
+	faults => [$hang],
+	edit => { people => { 'li.na' => { title => 'Somebody else' } } } });
+$before = $mock->get_control->{held};
+my $running = $node->safe_psql('one', q{SELECT uds_sync('first')});
+$mock->wait_for('held', $before + 1);
+configure($node, 'uds.history_retention', '0');
+$mock->control({ faults => [], release => JSON::PP::true });
+is(wait_task($node, $running, 'one'), 'success', 'a task runs while settings change');
+is(task_field($node, $running, 'updated', 'one'), 1, 'it changes a row');
+is($node->safe_psql('one', "SELECT count(*) FROM uds.changes WHERE task_id = $running"),
+	0, 'and keeps no history, as was set meanwhile');
+
 $node->stop;
 $mock->stop;
 done_testing();
