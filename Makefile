@@ -82,10 +82,10 @@ TAP_TESTS = 1
 PROVE_TESTS ?= test/t/*.pl
 PROVE_FLAGS += -I test/lib
 
-PG_CPPFLAGS = -I$(srcdir)/src $(shell pkg-config --cflags libcurl libcjson)
+PG_CPPFLAGS = -I$(srcdir)/src $(shell pkg-config --cflags libcurl libcjson libcrypto)
 PG_CFLAGS = -Wall -Wextra -Wno-unused-parameter -Wno-missing-field-initializers \
 	-Wno-sign-compare
-SHLIB_LINK = $(shell pkg-config --libs libcurl libcjson)
+SHLIB_LINK = $(shell pkg-config --libs libcurl libcjson libcrypto)
 
 # JIT bitcode would need clang and llvm; nothing here is worth inlining
 override with_llvm = no

@@ -28,6 +28,7 @@ typedef struct UdsSource
 	char	   *on_deleted;
 	char	   *on_missing;
 	char	   *manifest;		/* JSON text; NULL for types without one */
+	char	   *pull;			/* function that reads it instead, or NULL */
 	char	   *options;		/* JSON text, stored secrets merged in */
 	char	   *match_keys;		/* JSON array of text */
 	int			priority;
@@ -122,6 +123,10 @@ extern void uds_source_save_state(int64 id, const char *state, bool full);
 /* sources.c */
 extern int64 uds_source_find(const char *name, Oid caller, char **owner, char **type,
 							 Datum *options);
+
+/* source_types.c */
+extern Datum uds_source_type_check_options(const char *name, const char *type, Oid owner,
+										   Datum options);
 
 /* arming.c */
 extern void uds_arming_refuse(const char *source) pg_attribute_noreturn();

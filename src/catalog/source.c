@@ -30,16 +30,19 @@
 
 static const char *const load_sql =
 "SELECT s.id, s.name, s.type, s.owner, s.enabled, s.on_deleted, s.on_missing,"
-"       CASE WHEN s.type <> 'push' THEN uds.source_manifest(s.id)::text END,"
-"       (s.options || coalesce((SELECT jsonb_object_agg(n.name, x.value)"
+"       m.manifest::text,"
+"       (s.options - CASE s.type WHEN 'http' THEN 'manifest' ELSE '' END"
+"        || coalesce((SELECT jsonb_object_agg(n.name, x.value)"
 "                               FROM unnest(s.secrets) AS n (name)"
 "                               LEFT JOIN uds.source_secrets x"
 "                                 ON x.source_id = s.id AND x.name = n.name), '{}'))::text,"
 "       to_jsonb(s.match_keys)::text, s.priority, to_jsonb(s.columns)::text,"
 "       s.guard_percent, s.guard_min,"
 "       CASE WHEN s.type = 'push' THEN true"
-"            ELSE s.armed_in IS NOT DISTINCT FROM (SELECT i.id FROM uds.installation i) END"
+"            ELSE s.armed_in IS NOT DISTINCT FROM (SELECT i.id FROM uds.installation i) END,"
+"       m.pull"
 "  FROM uds.source_settings s"
+"  JOIN uds.source_manifests m ON m.source_id = s.id"
 " WHERE ";
 
 static const char *const references_sql =
@@ -209,6 +212,7 @@ load(const char *condition, Oid type, Datum value)
 	source->guard_percent = strtod(uds_spi_text(0, 13), NULL);
 	source->guard_min = pg_strtoint32(uds_spi_text(0, 14));
 	source->armed = uds_spi_text(0, 15)[0] == 't';
+	source->pull = uds_spi_text(0, 16);
 
 	source->owner = get_role_oid(owner, true);
 	if (!OidIsValid(source->owner))
@@ -223,7 +227,7 @@ load(const char *condition, Oid type, Datum value)
 }
 
 /*
- * Loads a source with its type's manifest and its options, secrets included; a
+ * Loads a source with the manifest it is read by and its options, secrets included; a
  * secret that a restore has left without a value is null there.
  *
  * Returns NULL if there is none of this id.  The result lives in SPI's
@@ -269,6 +273,7 @@ uds_source_copy(const UdsSource *source)
 	COPY(on_deleted);
 	COPY(on_missing);
 	COPY(manifest);
+	COPY(pull);
 	COPY(options);
 	COPY(match_keys);
 	COPY(columns);

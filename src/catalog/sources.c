@@ -199,65 +199,6 @@ check_policies(FunctionCallInfo fcinfo)
 	}
 }
 
-/*
- * Checks options against the type of the source and returns the names of its
- * secrets as text[].
- */
-static Datum
-check_options(const char *name, const char *type, Datum options)
-{
-	Oid			types[1] = {TEXTOID};
-	Datum		values[1] = {CStringGetTextDatum(type)};
-	char	   *options_text = DatumGetCString(DirectFunctionCall1(jsonb_out, options));
-	char	   *manifest_text;
-	ArrayBuildState *secrets = initArrayResult(TEXTOID, CurrentMemoryContext, false);
-	char	   *error = NULL;
-	char	   *hint = NULL;
-	UdsManifest *manifest;
-	ListCell   *lc;
-
-	if (uds_spi_exec("SELECT manifest::text, pull IS NOT NULL"
-					 "  FROM uds.source_types WHERE name = $1",
-					 1, types, values, NULL) == 0)
-	{
-		uds_spi_exec("SELECT string_agg(name, ', ' ORDER BY name) FROM uds.source_types",
-					 0, NULL, NULL, NULL);
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_OBJECT),
-				 errmsg("source type \"%s\" does not exist", type),
-				 errhint("Known types: %s.", uds_spi_text(0, 1))));
-	}
-	manifest_text = uds_spi_text(0, 1);
-	if (manifest_text == NULL)
-	{
-		if (uds_spi_text(0, 2)[0] == 'f' && strcmp(options_text, "{}") != 0)
-			ereport(ERROR,
-					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-					 errmsg("source \"%s\" of type \"%s\" takes no options",
-							name, type),
-					 errhint("Leave options out.")));
-		return makeArrayResult(secrets, CurrentMemoryContext);
-	}
-
-	manifest = uds_manifest_parse(manifest_text, &error);
-	if (manifest == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("manifest of source type \"%s\" is invalid: %s", type, error),
-				 errhint("See doc/extending.md for what a manifest may say.")));
-	error = uds_manifest_check_options(manifest, options_text, &hint);
-	if (error != NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("invalid options of source \"%s\" of type \"%s\": %s",
-						name, type, error),
-				 hint ? errhint("%s", hint) : 0));
-	foreach(lc, uds_manifest_secrets(manifest))
-		accumArrayResult(secrets, CStringGetTextDatum((char *) lfirst(lc)), false,
-						 TEXTOID, CurrentMemoryContext);
-	return makeArrayResult(secrets, CurrentMemoryContext);
-}
-
 /* Those names of "secrets" (text[]) that have a plain value in "options". */
 static Datum
 secrets_by_value(Datum options, Datum secrets)
@@ -311,7 +252,7 @@ uds_source_find(const char *name, Oid caller, char **owner, char **type, Datum *
  */
 static Datum
 merge_options(FunctionCallInfo fcinfo, const char *name, const char *type,
-			  Oid caller, Datum stored, Datum *secrets)
+			  Oid caller, Oid owner, Datum stored, Datum *secrets)
 {
 	Oid			types[2] = {JSONBOID, JSONBOID};
 	Datum		values[2] = {stored, DirectFunctionCall1(jsonb_in, CStringGetDatum("{}"))};
@@ -327,7 +268,8 @@ merge_options(FunctionCallInfo fcinfo, const char *name, const char *type,
 				 errhint("Write them as '{\"option\": \"value\"}'.")));
 	merged = uds_spi_value(merge_options_sql, 2, types, values, NULL, &isnull);
 	uds_secrets_check_options(name, merged, caller);
-	*secrets = secrets_by_value(merged, check_options(name, type, merged));
+	*secrets = secrets_by_value(merged,
+								uds_source_type_check_options(name, type, owner, merged));
 	return merged;
 }
 
@@ -364,7 +306,8 @@ store_source(FunctionCallInfo fcinfo, Oid caller, bool create)
 
 	/* else they stay, even if they lack a secret since a restore */
 	if (options_given)
-		given = merge_options(fcinfo, name, type, caller, stored, &secrets);
+		given = merge_options(fcinfo, name, type, caller, get_role_oid(owner, false),
+							  stored, &secrets);
 
 	for (int i = 0; i < ARGS; i++)
 	{

@@ -3,7 +3,7 @@
  * manifest.h
  *		A connector manifest, parsed: how a source is to be read.
  *
- * doc/extending.md describes the language.  Parsing is pure C: it runs in
+ * doc/manifest.md describes the language.  Parsing is pure C: it runs in
  * any process and outside the server; takes no locks.
  *
  *-------------------------------------------------------------------------
@@ -250,6 +250,8 @@ typedef struct UdsStreamSpec
 	UdsTemplate **values;
 	int			nfeeds;			/* for_each: where more come from */
 	UdsFeedSpec *feeds;
+	bool		has_request;	/* else the pages are those of another stream,
+								 * or made up */
 	UdsRequestSpec request;
 	int			npaginations;
 	UdsPaginationSpec *paginations;

@@ -292,31 +292,51 @@ read_records(UdsManifestReader *reader, const cJSON *object, const char *path,
 	return true;
 }
 
-/* The request of a stream, or "pages_of" instead. */
+/* Refuses words that only a stream with requests can have. */
+static bool
+read_no_request(UdsManifestReader *reader, const cJSON *object, const char *path,
+				const char *instead)
+{
+	static const char *const words[] = {
+		"request", "for_each", "pagination", "expect", "state", NULL
+	};
+
+	for (int i = 0; words[i] != NULL; i++)
+	{
+		if (cJSON_GetObjectItemCaseSensitive(object, words[i]) != NULL)
+			return uds_reader_fail(reader, path,
+								   psprintf("\"%s\" does not go with \"%s\"",
+											instead, words[i]));
+	}
+	return true;
+}
+
+/*
+ * The request of a stream, or "pages_of" instead, or nothing but a page that is
+ * made up.
+ */
 static bool
 read_request(UdsManifestReader *reader, const cJSON *object, const char *path,
 			 UdsStreamSpec *stream)
 {
-	static const char *const no_pages_of[] = {
-		"request", "for_each", "pagination", "expect", "state", "synthesize", NULL
-	};
 	static const char *const none[] = {NULL};
 	const char *names[MAX_NAMES] = {NULL};
 	const cJSON *request = cJSON_GetObjectItemCaseSensitive(object, "request");
 	int			n = 0;
 	int			i;
 
-	for (i = 0; stream->pages_of != NULL && no_pages_of[i] != NULL; i++)
-	{
-		if (cJSON_GetObjectItemCaseSensitive(object, no_pages_of[i]) != NULL)
-			return uds_reader_fail(reader, path,
-								   psprintf("\"pages_of\" does not go with \"%s\"",
-											no_pages_of[i]));
-	}
+	if (!uds_manifest_read_json(reader, object, path, "synthesize", none,
+								&stream->synthesize))
+		return false;
+	if (stream->pages_of != NULL && stream->synthesize != NULL)
+		return uds_reader_fail(reader, path, "\"pages_of\" does not go with \"synthesize\"");
 	if (stream->pages_of != NULL)
-		return true;
+		return read_no_request(reader, object, path, "pages_of");
+	if (request == NULL && stream->synthesize != NULL)
+		return read_no_request(reader, object, path, "synthesize");
 	if (request == NULL)
 		return uds_reader_fail(reader, path, "missing \"request\"");
+	stream->has_request = true;
 	for (i = 0; i < stream->npaginations && n < MAX_NAMES - 3; i++)
 	{
 		const char *name = pagination_types[stream->paginations[i].kind].placeholder;
@@ -331,9 +351,7 @@ read_request(UdsManifestReader *reader, const cJSON *object, const char *path,
 	return uds_manifest_read_request(reader, request,
 									 uds_reader_at(path, "request"), names,
 									 &stream->request) &&
-		uds_reader_path(reader, object, path, "expect", false, &stream->expect) &&
-		uds_manifest_read_json(reader, object, path, "synthesize", none,
-							   &stream->synthesize);
+		uds_reader_path(reader, object, path, "expect", false, &stream->expect);
 }
 
 static bool

@@ -244,7 +244,7 @@ try_plan(Probe *probe, const UdsPlanSpec *plan)
 		UdsCall    *page;
 		UdsVerdict	verdict;
 
-		if (stream->pages_of != NULL ||
+		if (!stream->has_request ||
 			!uds_manifest_holds(&stream->when, run->options, run->noptions))
 			continue;
 		if (values[i] == NULL)

@@ -108,7 +108,7 @@ begin_stream(PlanState *plan, StreamState *state, const UdsStreamSpec *spec)
 
 	state->spec = spec;
 	state->skipped = !uds_manifest_holds(&spec->when, run->options, run->noptions);
-	if (state->skipped || spec->pages_of != NULL)
+	if (state->skipped || !spec->has_request)
 		return;
 	state->notes = uds_note_begin(run, spec);
 	if (spec->as == NULL)

@@ -45,6 +45,9 @@ extern void uds_progress_phase(UdsPhase phase);
 extern void uds_progress_fetch(const UdsFetchProgress *progress);
 extern void uds_progress_records(int64 records);
 
+/* worker.c */
+extern void uds_worker_reload(void);
+
 /* launcher.c, worker.c, request.c: entry points of the processes */
 extern void uds_launcher_register(void);
 

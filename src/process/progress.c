@@ -143,7 +143,8 @@ uds_progress_rows(PG_FUNCTION_ARGS)
 			Int64GetDatum(slot->fetch.requests_total),
 			Int64GetDatum(slot->records),
 			Int64GetDatum(slot->fetch.bytes),
-			TimestampTzGetDatum(slot->started_at)
+			TimestampTzGetDatum(slot->started_at),
+			Int64GetDatum(slot->fetch.throttled_ms)
 		};
 		bool		nulls[lengthof(values)] = {false};
 

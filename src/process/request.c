@@ -26,6 +26,7 @@
 #include "utils/memutils.h"
 
 #include "catalog/catalog.h"
+#include "fetch/query.h"
 #include "process/request.h"
 #include "process/shared.h"
 
@@ -328,6 +329,11 @@ do_test(Exchange *exchange, MemoryContext context)
 	uds_xact_commit();
 	MemoryContextSwitchTo(context);
 
+	if (uds_query_reads(source))
+	{
+		put_steps(exchange, uds_query_test(source));
+		return;
+	}
 	manifest = source->manifest ? uds_manifest_parse(source->manifest, &error) : NULL;
 	if (manifest == NULL)
 		ereport(ERROR,

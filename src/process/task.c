@@ -22,6 +22,7 @@
 #include "utils/builtins.h"
 #include "utils/memutils.h"
 
+#include "fetch/query.h"
 #include "process/process.h"
 #include "process/replay.h"
 #include "uds.h"
@@ -299,7 +300,8 @@ fetch(UdsTask *task, UdsSource *source)
 	UdsFetchHooks hooks;
 	Reading    *reading = make_hooks(&hooks, source, task);
 	UdsFetchResult *volatile result = NULL;
-	UdsManifest *manifest;
+	UdsManifest *manifest = NULL;
+	bool		by_query = uds_query_reads(source);
 	char	   *error = NULL;
 	bool		incremental;
 	char	   *state = load_state(task, source, &incremental);
@@ -307,8 +309,9 @@ fetch(UdsTask *task, UdsSource *source)
 	/* the claim has seen to it already; a copy must be safe beyond doubt */
 	if (!source->armed)
 		uds_arming_refuse(source->name);
-	manifest = source->manifest ? uds_manifest_parse(source->manifest, &error) : NULL;
-	if (manifest == NULL)
+	if (source->manifest != NULL)
+		manifest = uds_manifest_parse(source->manifest, &error);
+	if (manifest == NULL && !by_query)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("source \"%s\" of type \"%s\" cannot be read: %s",
@@ -316,8 +319,11 @@ fetch(UdsTask *task, UdsSource *source)
 						error ? error : "the type has no manifest")));
 	PG_TRY();
 	{
-		result = uds_connector_run(manifest, source->name, source->options, state,
-								   incremental, &hooks);
+		if (by_query)
+			result = uds_query_run(source, incremental ? state : NULL, &hooks);
+		else
+			result = uds_connector_run(manifest, source->name, source->options, state,
+									   incremental, &hooks);
 	}
 	PG_CATCH();
 	{
@@ -484,6 +490,7 @@ uds_task_run(UdsTask *task)
 		pages.warnings = fetched->warnings;
 	}
 
+	uds_worker_reload();
 	INSTR_TIME_SET_CURRENT(start);
 	uds_xact_begin("uds: reconciling");
 	status = uds_reconcile(task, source, &pages, counts, &message);

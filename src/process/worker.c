@@ -85,6 +85,20 @@ uds_worker_connect(Oid database, const char *application)
 	pin_settings(application);
 }
 
+/*
+ * Takes settings that changed, where a worker stands between two things: not
+ * within a transaction, not while requests are under way.
+ */
+void
+uds_worker_reload(void)
+{
+	if (ConfigReloadPending)
+	{
+		ConfigReloadPending = false;
+		ProcessConfigFile(PGC_SIGHUP);
+	}
+}
+
 static bool
 extension_installed(void)
 {
@@ -294,11 +308,7 @@ run_due(void)
 	for (;;)
 	{
 		CHECK_FOR_INTERRUPTS();
-		if (ConfigReloadPending)
-		{
-			ConfigReloadPending = false;
-			ProcessConfigFile(PGC_SIGHUP);
-		}
+		uds_worker_reload();
 		if (!uds_enabled)
 			return false;
 		if (!claim(&task, &title, &more))

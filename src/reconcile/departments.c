@@ -46,7 +46,7 @@ static const char *const named_by_users_sql =
 "            THEN lower(e.uid) ELSE e.uid END AS uid_key"
 "  FROM uds_work w"
 "  JOIN uds.source_settings s ON s.id = $1"
-"  JOIN uds.source_types t ON t.name = s.type"
+"  JOIN uds.source_manifests t ON t.source_id = s.id"
 " CROSS JOIN LATERAL"
 "       (SELECT CASE jsonb_typeof(a.value) WHEN 'object' THEN a.value ->> 'uid'"
 "                                          ELSE a.value #>> '{}' END AS uid"
@@ -61,7 +61,7 @@ static const char *const named_by_departments_sql =
 "            THEN lower(w.data ->> 'parentUid') ELSE w.data ->> 'parentUid' END AS uid_key"
 "  FROM uds_work w"
 "  JOIN uds.source_settings s ON s.id = $1"
-"  JOIN uds.source_types t ON t.name = s.type"
+"  JOIN uds.source_manifests t ON t.source_id = s.id"
 " WHERE w.resource = 'departments' AND NOT w.gone AND w.data ->> 'parentUid' <> ''";
 
 /* All departments that the live records behind the rows in desired name. */

@@ -102,7 +102,7 @@ static const char *const owners_sql =
 "            THEN lower(o.uid) ELSE o.uid END"
 "  FROM uds_department_ref f"
 "  JOIN uds.source_settings s ON s.id = f.source_id"
-"  JOIN uds.source_types t ON t.name = s.type"
+"  JOIN uds.source_manifests t ON t.source_id = s.id"
 "  {record}"
 " CROSS JOIN LATERAL"
 "       jsonb_array_elements_text(CASE jsonb_typeof(r.data -> 'owners')"

@@ -42,7 +42,7 @@ static const char *const announce_sql =
 "  FROM uds_work w"
 "  LEFT JOIN uds.records r ON r.id = w.record_id"
 "  JOIN uds.source_settings s ON s.id = $1"
-"  JOIN uds.source_types t ON t.name = s.type"
+"  JOIN uds.source_manifests t ON t.source_id = s.id"
 " CROSS JOIN LATERAL"
 "       (SELECT CASE WHEN " UDS_IGNORES_CASE("user")
 "                    THEN lower(e.uid) ELSE e.uid END AS uid_key, bool_or(e.is_owner) AS is_owner"
@@ -95,7 +95,7 @@ static const char *const recall_sql =
 "        SELECT l.id"
 "          FROM uds.records l"
 "          JOIN uds.source_settings s ON s.id = $1"
-"          JOIN uds.source_types t ON t.name = s.type"
+"          JOIN uds.source_manifests t ON t.source_id = s.id"
 "         CROSS JOIN LATERAL ({uids}) AS e"
 "          JOIN uds_arrived a"
 "            ON a.uid_key = CASE WHEN " UDS_IGNORES_CASE("department")

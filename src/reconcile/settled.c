@@ -115,7 +115,7 @@ static const char *const of_settled_sql =
 static const char *const folds_departments_sql =
 "SELECT"
 "  FROM uds.source_settings s"
-"  JOIN uds.source_types t ON t.name = s.type"
+"  JOIN uds.source_manifests t ON t.source_id = s.id"
 " WHERE s.id = $1 AND " UDS_IGNORES_CASE("department");
 
 static const char *const drop_suspects_sql =

@@ -540,7 +540,7 @@ uds_stage_count(const UdsRun *run, const char *sql)
 "       " UDS_IGNORES_CASE("department") " AS fold_departments," \
 "       coalesce(w.link = 'new', false) AS is_new" \
 "  FROM uds_work w, uds.source_settings s" \
-"  JOIN uds.source_types t ON t.name = s.type" \
+"  JOIN uds.source_manifests t ON t.source_id = s.id" \
 " WHERE w.pk IS NOT NULL AND NOT w.gone AND s.id = $1"
 
 /* The same of all other sources, for the rows that desired names. */
@@ -554,7 +554,7 @@ uds_stage_count(const UdsRun *run, const char *sql)
 #define OTHERS_LIVE_TAIL \
 "  JOIN uds.records r ON r.id = l.record_id AND NOT r.deleted AND r.source_id <> $1" \
 "  JOIN uds.source_settings s ON s.id = r.source_id" \
-"  JOIN uds.source_types t ON t.name = s.type"
+"  JOIN uds.source_manifests t ON t.source_id = s.id"
 
 /*
  * Returns a query for the live records behind the rows in desired: pk,

@@ -113,11 +113,11 @@ typedef struct UdsStatement
 } UdsStatement;
 
 /*
- * Whether the service behind a source s of type t ignores case in uids of a
- * data type; a source of type http has a manifest of its own.
+ * Whether a service ignores case in uids of a data type; t is its row of
+ * uds.source_manifests.
  */
 #define UDS_IGNORES_CASE(data_type) \
-"coalesce(coalesce(s.options #> '{manifest,ignore_case}', t.manifest -> 'ignore_case') ? '" data_type "', false)"
+"coalesce(t.manifest -> 'ignore_case' ? '" data_type "', false)"
 
 /* Pieces of statements that depend on the columns of a target table. */
 typedef struct UdsColumns

@@ -42,8 +42,27 @@ AS 'MODULE_PATHNAME', 'uds_arm';
 REVOKE ALL ON FUNCTION @extschema@.uds_arm FROM PUBLIC;
 COMMENT ON FUNCTION @extschema@.uds_arm IS 'lets a source be read from this database, a copy of the one it was created in, or, without an argument, all sources of the caller; returns how many were not armed before';
 
+CREATE FUNCTION @extschema@.uds_register_source_type(name text, manifest jsonb DEFAULT NULL,
+	pull regprocedure DEFAULT NULL, title text DEFAULT NULL)
+RETURNS void
+LANGUAGE c VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS 'MODULE_PATHNAME', 'uds_register_source_type';
+REVOKE ALL ON FUNCTION @extschema@.uds_register_source_type FROM PUBLIC;
+COMMENT ON FUNCTION @extschema@.uds_register_source_type IS 'adds a kind of sources, read by a manifest or by a function, or replaces one that was added; who may call this is trusted with the secrets of all sources of such types';
+
+CREATE FUNCTION @extschema@.uds_drop_source_type(name text)
+RETURNS void
+LANGUAGE c VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS 'MODULE_PATHNAME', 'uds_drop_source_type';
+REVOKE ALL ON FUNCTION @extschema@.uds_drop_source_type FROM PUBLIC;
+COMMENT ON FUNCTION @extschema@.uds_drop_source_type IS 'forgets a kind of sources that was added and that no source is of any more';
+
 INSERT INTO uds.source_types (name, title, builtin)
-VALUES ('push', 'Records pushed to us', true);
+VALUES ('push', 'Records pushed to us', true),
+	   ('http', 'An HTTP service, read by a manifest in the options', true),
+	   ('sql', 'Queries in this database', true);
 
 INSERT INTO uds.source_settings (name, type, title, owner, armed_in)
 SELECT 'api', 'push', 'Pushed records that name no source', current_user, i.id

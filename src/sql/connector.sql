@@ -19,19 +19,6 @@ COMMENT ON FUNCTION uds.map_record(jsonb, jsonb, jsonb)
 IS 'one record, mapped as a stream of a manifest says';
 REVOKE ALL ON FUNCTION uds.map_record(jsonb, jsonb, jsonb) FROM PUBLIC;
 
-CREATE FUNCTION uds.source_manifest(source bigint)
-RETURNS jsonb
-LANGUAGE sql STABLE
-SET search_path = pg_catalog, pg_temp
-AS $$
-	SELECT CASE WHEN s.type = 'http' THEN s.options -> 'manifest' ELSE t.manifest END
-	FROM uds.source_settings s
-	JOIN uds.source_types t ON t.name = s.type
-	WHERE s.id = source
-$$;
-COMMENT ON FUNCTION uds.source_manifest(bigint) IS 'the manifest by which a source is read: that of its type, or its own';
-REVOKE ALL ON FUNCTION uds.source_manifest(bigint) FROM PUBLIC;
-
 CREATE FUNCTION uds.source_streams(source bigint)
 RETURNS jsonb
 LANGUAGE sql STABLE
@@ -39,23 +26,27 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 	SELECT jsonb_object_agg(e.key, jsonb_build_object(
 			   'stream', e.value || jsonb_build_object('options', o.visible)
-				   || CASE WHEN e.value ->> 'type' IN ('user', 'department')
-								AND NOT coalesce((e.value ->> 'partial')::boolean, false)
-						   THEN jsonb_strip_nulls(jsonb_build_object(
-									'fields', e.value -> 'fields' || (s.options -> ((e.value ->> 'type') || '_fields')),
-									'source_where', s.options -> ((e.value ->> 'type') || '_where')))
-						   ELSE '{}' END,
+				   || CASE WHEN own.fields IS NULL THEN '{}'
+						   ELSE jsonb_build_object('fields', e.value -> 'fields' || own.fields) END
+				   || CASE WHEN own.condition IS NULL THEN '{}'
+						   ELSE jsonb_build_object('source_where', own.condition) END,
 			   'fold', coalesce(m.manifest -> 'ignore_case'
 								? CASE e.value ->> 'type' WHEN 'member' THEN 'user' ELSE e.value ->> 'type' END, false),
 			   'fold_departments', coalesce(m.manifest -> 'ignore_case' ? 'department', false)))
 	FROM uds.source_settings s
-	CROSS JOIN LATERAL uds.source_manifest(s.id) AS m (manifest)
+	JOIN uds.source_manifests m ON m.source_id = s.id
 	CROSS JOIN LATERAL
 		(SELECT coalesce(jsonb_object_agg(a.key, coalesce(s.options -> a.key, a.value -> 'default')), '{}') AS visible
 		 FROM jsonb_each(m.manifest -> 'options') AS a
 		 WHERE NOT coalesce((a.value ->> 'secret')::boolean, false)
 			AND (s.options ? a.key OR a.value ? 'default')) AS o
-	CROSS JOIN LATERAL jsonb_each(m.manifest -> 'streams') AS e
+	-- queries and functions give records as they are to be
+	CROSS JOIN LATERAL jsonb_each(coalesce(m.manifest -> 'streams',
+		'{"users": {"type": "user", "records": "$[*]"}, "departments": {"type": "department", "records": "$[*]"}}')) AS e
+	LEFT JOIN LATERAL
+		(SELECT s.options -> ((e.value ->> 'type') || '_fields') AS fields,
+				s.options -> ((e.value ->> 'type') || '_where') AS condition) AS own
+		ON e.value ? 'fields' AND e.value ->> 'type' IN ('user', 'department') AND NOT e.value @> '{"partial": true}'
 	WHERE s.id = source
 $$;
 COMMENT ON FUNCTION uds.source_streams(bigint)

@@ -104,7 +104,7 @@ AS $$
 		FROM uds.record_resources l
 		JOIN uds.records r ON r.id = l.record_id AND NOT r.deleted
 		JOIN uds.source_settings s ON s.id = r.source_id
-		JOIN uds.source_types t ON t.name = s.type
+		JOIN uds.source_manifests t ON t.source_id = s.id
 		CROSS JOIN LATERAL
 			(SELECT a.ord, a.value @> '{"isMain": true}' AS is_main,
 					CASE jsonb_typeof(a.value) WHEN 'object' THEN a.value ->> 'uid'
@@ -214,8 +214,9 @@ DECLARE
 	attributes jsonb;
 	memberships jsonb;
 BEGIN
-	SELECT c.id, c.name, c.match_keys, uds.source_manifest(c.id) AS manifest INTO s
+	SELECT c.id, c.name, c.match_keys, t.manifest INTO s
 	FROM uds.source_settings c
+	JOIN uds.source_manifests t ON t.source_id = c.id
 	WHERE c.name = uds_explain_user.source;
 	IF NOT FOUND THEN
 		RAISE EXCEPTION 'source "%" does not exist', uds_explain_user.source

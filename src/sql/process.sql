@@ -86,7 +86,7 @@ COMMENT ON FUNCTION @extschema@.uds_health IS 'whether the launcher runs, worker
 CREATE FUNCTION uds.progress_rows()
 RETURNS TABLE (task_id bigint, source_id bigint, pid integer, phase text,
 	requests_done bigint, requests_total bigint, records bigint, bytes bigint,
-	started_at timestamptz)
+	started_at timestamptz, throttled_ms bigint)
 LANGUAGE c VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS 'MODULE_PATHNAME', 'uds_progress_rows';
@@ -95,7 +95,7 @@ COMMENT ON FUNCTION uds.progress_rows IS 'what uds.progress shows; who reads tha
 
 CREATE VIEW uds.progress AS
 SELECT p.task_id, s.name AS source, p.pid, p.phase,
-	   p.requests_done, p.requests_total, p.records, p.bytes, p.started_at
+	   p.requests_done, p.requests_total, p.records, p.bytes, p.started_at, p.throttled_ms
 FROM uds.progress_rows() AS p
 LEFT JOIN uds.source_settings s ON s.id = p.source_id;
 COMMENT ON VIEW uds.progress IS 'one row per running task of this database';
@@ -103,3 +103,4 @@ COMMENT ON COLUMN uds.progress.pid IS 'process id of the worker';
 COMMENT ON COLUMN uds.progress.phase IS 'starting, fetching, mapping, applying or finishing';
 COMMENT ON COLUMN uds.progress.requests_total IS 'as far as known; grows while more is found to be read';
 COMMENT ON COLUMN uds.progress.records IS 'records mapped so far';
+COMMENT ON COLUMN uds.progress.throttled_ms IS 'milliseconds for which the service asked us to wait, the present wait included';

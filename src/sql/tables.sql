@@ -21,7 +21,7 @@ CREATE TABLE uds.source_types
 	builtin		boolean NOT NULL DEFAULT false
 );
 COMMENT ON TABLE uds.source_types IS 'kinds of sources that can be created';
-COMMENT ON COLUMN uds.source_types.manifest IS 'how a source of this type is read; see doc/extending.md';
+COMMENT ON COLUMN uds.source_types.manifest IS 'how a source of this type is read; see doc/manifest.md';
 COMMENT ON COLUMN uds.source_types.pull IS 'function that reads a source of this type, instead of a manifest, as regprocedure shows it';
 COMMENT ON COLUMN uds.source_types.builtin IS 'came with the extension';
 
@@ -64,6 +64,16 @@ COMMENT ON COLUMN uds.source_settings.columns IS 'the only columns the source ma
 COMMENT ON COLUMN uds.source_settings.secrets IS 'secret options given by value: after a restore they are not in uds.source_secrets';
 COMMENT ON COLUMN uds.source_settings.owner IS 'the role that created the source; target tables are written with its rights';
 COMMENT ON COLUMN uds.source_settings.armed_in IS 'the uds.installation from which the source may be read: where it was created, or uds_arm() was called';
+
+-- How a source is read: by the manifest of its type, or, if that is http, by its own.
+CREATE VIEW uds.source_manifests AS
+SELECT s.id AS source_id,
+	   CASE s.type WHEN 'http' THEN s.options -> 'manifest' ELSE t.manifest END AS manifest,
+	   t.pull
+FROM uds.source_settings s
+JOIN uds.source_types t ON t.name = s.type;
+COMMENT ON VIEW uds.source_manifests IS 'how each source is read';
+COMMENT ON COLUMN uds.source_manifests.manifest IS 'NULL for sources that are read in another way, or not at all';
 
 CREATE TABLE uds.source_secrets
 (

@@ -22,9 +22,16 @@ from entra import Entra
 from faults import Fault
 from httpd import Loop, Reply, Server
 from okta import Okta
+from rest import Rest
 from wecom import WeCom
 
-SERVICES = {service.name: service for service in (DingTalk, Entra, Okta, WeCom)}
+SERVICES = {service.name: service for service in (
+    DingTalk,
+    Entra,
+    Okta,
+    Rest,
+    WeCom,
+)}
 CONTROL = "/_control"
 KEPT_REQUESTS = 1000
 # Steps of one control call, in the order in which they are taken.

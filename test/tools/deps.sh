@@ -52,6 +52,7 @@ look_for_build()
 	need pkg-config command -v pkg-config
 	need libcurl4-openssl-dev has_library libcurl
 	need libcjson-dev has_library libcjson
+	need libssl-dev has_library libcrypto
 	# the version is filled in once the package lists are fresh
 	need postgresql-VERSION has_server
 	need postgresql-server-dev-VERSION has_server_headers
