@@ -20,6 +20,7 @@ from dingtalk import DingTalk
 from directory import generate, tiny
 from entra import Entra
 from faults import Fault
+from feishu import Feishu, Lark
 from httpd import Loop, Reply, Server
 from okta import Okta
 from rest import Rest
@@ -28,6 +29,8 @@ from wecom import WeCom
 SERVICES = {service.name: service for service in (
     DingTalk,
     Entra,
+    Feishu,
+    Lark,
     Okta,
     Rest,
     WeCom,
