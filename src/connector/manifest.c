@@ -79,6 +79,20 @@ read_options(UdsManifestReader *reader, const cJSON *root)
 	return true;
 }
 
+/* Position of a stream in the manifest, or -1. */
+static int
+find_stream(const UdsManifest *manifest, const char *name)
+{
+	int			i;
+
+	for (i = 0; i < manifest->nstreams; i++)
+	{
+		if (strcmp(manifest->streams[i].name, name) == 0)
+			return i;
+	}
+	return -1;
+}
+
 /* Position of a stream in a plan so far, or -1. */
 static int
 find_in_plan(const UdsManifest *manifest, const UdsPlanSpec *plan,
@@ -104,22 +118,65 @@ comes_before(UdsManifestReader *reader, const char *path,
 }
 
 static bool
+is_fed_by(const UdsStreamSpec *stream, const char *name)
+{
+	int			i;
+
+	for (i = 0; i < stream->nfeeds; i++)
+	{
+		if (strcmp(stream->feeds[i].stream, name) == 0)
+			return true;
+	}
+	return false;
+}
+
+/*
+ * Whether streams and what their for_each depends on are in the right order,
+ * with one more stream in the plan.  Plans may share a stream and feed it in
+ * different ways: one of the streams that it depends on is enough.
+ */
+static bool
+check_feeds(UdsManifestReader *reader, const char *path,
+			const UdsPlanSpec *plan, const UdsStreamSpec *stream)
+{
+	const UdsManifest *manifest = reader->manifest;
+	const char *missing = NULL;
+	bool		fed = false;
+	int			i;
+
+	for (i = 0; i < plan->count; i++)
+	{
+		const UdsStreamSpec *other = &manifest->streams[plan->streams[i]];
+
+		if (is_fed_by(other, stream->name))
+			return comes_before(reader, path, other, stream->name);
+		fed |= is_fed_by(stream, other->name);
+	}
+	for (i = 0; i < stream->nfeeds; i++)
+	{
+		const char *name = stream->feeds[i].stream;
+
+		if (find_stream(manifest, name) < 0)
+			return uds_reader_fail(reader, psprintf("$.streams.%.100s.for_each", stream->name),
+								   psprintf("unknown stream \"%.100s\"", name));
+		if (missing == NULL && strcmp(name, stream->name) != 0)
+			missing = name;
+	}
+	return fed || missing == NULL || comes_before(reader, path, stream, missing);
+}
+
+static bool
 read_plan_stream(UdsManifestReader *reader, const cJSON *item, const char *path,
 				 UdsPlanSpec *plan)
 {
 	const UdsManifest *manifest = reader->manifest;
 	const UdsStreamSpec *stream;
 	int			i;
-	int			j;
 
 	if (!cJSON_IsString(item))
 		return uds_reader_fail(reader, path, "must be the name of a stream");
-	for (i = 0; i < manifest->nstreams; i++)
-	{
-		if (strcmp(manifest->streams[i].name, item->valuestring) == 0)
-			break;
-	}
-	if (i == manifest->nstreams)
+	i = find_stream(manifest, item->valuestring);
+	if (i < 0)
 		return uds_reader_fail(reader, path,
 							   psprintf("unknown stream \"%.100s\"",
 										item->valuestring));
@@ -131,12 +188,8 @@ read_plan_stream(UdsManifestReader *reader, const cJSON *item, const char *path,
 	if (stream->pages_of != NULL &&
 		find_in_plan(manifest, plan, stream->pages_of) < 0)
 		return comes_before(reader, path, stream, stream->pages_of);
-	for (j = 0; j < stream->nfeeds; j++)
-	{
-		if (strcmp(stream->feeds[j].stream, stream->name) != 0 &&
-			find_in_plan(manifest, plan, stream->feeds[j].stream) < 0)
-			return comes_before(reader, path, stream, stream->feeds[j].stream);
-	}
+	if (!check_feeds(reader, path, plan, stream))
+		return false;
 	plan->streams[plan->count++] = i;
 	return true;
 }

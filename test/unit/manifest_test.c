@@ -40,7 +40,8 @@ static const char *const good =
 "  {\"name\": \"few\", \"streams\": [\"deps\"], \"warning\": \"Few.\"}],"
 " \"streams\": {"
 "  \"users\": {\"type\": \"user\", \"merge\": true,"
-"   \"for_each\": {\"stream\": \"deps\", \"value\": \"$.d[*].id\", \"as\": \"dep\"},"
+"   \"for_each\": {\"as\": \"dep\", \"from\": [{\"stream\": \"deps\", \"value\": \"$.d[*].id\"},"
+"    {\"stream\": \"tops\", \"value\": \"$.t[*]\"}]},"
 "   \"request\": {\"path\": \"/users/{dep}\", \"query\": {\"c\": \"{cursor}\", \"n\": \"{options.n}\"}},"
 "   \"pagination\": {\"type\": \"cursor\", \"next\": \"$.next\", \"more\": \"$.more\"},"
 "   \"records\": \"$.u[*]\", \"expect\": \"$.u\","
@@ -51,7 +52,8 @@ static const char *const good =
 "    \"h\": {\"zip\": {\"p\": \"$.p[*]\"}}, \"i\": {\"each\": {\"zip\": {\"p\": \"$.p[*]\"}}, \"fields\": {\"uid\": \"$.p\"}},"
 "    \"j\": {\"each\": \"$.l[*]\", \"fields\": {\"uid\": \"$\"}}}},"
 "  \"deps\": {\"type\": \"department\", \"request\": {\"path\": \"/deps\"}, \"records\": \"$.d[*]\","
-"   \"fields\": {\"uid\": \"$.id\"}}},"
+"   \"fields\": {\"uid\": \"$.id\"}},"
+"  \"tops\": {\"request\": {\"path\": \"/tops\"}}},"
 " \"ignore_case\": [\"user\"]}";
 
 /* memory goes with the program, as it does with a context of the server */
@@ -186,6 +188,10 @@ check_streams(void)
 	breaks("[\"deps\", \"users\"]", "[\"deps\", \"user\"]", "$.plans[0].streams[1]: unknown stream \"user\"");
 	breaks("[\"deps\", \"users\"]", "[\"users\", \"deps\"]",
 		   "$.plans[0].streams[0]: stream \"users\" comes before \"deps\", on which it depends");
+	breaks("[\"deps\", \"users\"]", "[\"tops\", \"users\"]", "accepted");
+	breaks("[\"deps\", \"users\"]", "[\"deps\", \"users\", \"tops\"]",
+		   "$.plans[0].streams[2]: stream \"users\" comes before \"tops\", on which it depends");
+	breaks("{\"stream\": \"tops\"", "{\"stream\": \"top\"", "$.streams.users.for_each: unknown stream \"top\"");
 	breaks("[\"deps\", \"users\"]", "[\"deps\", \"deps\"]",
 		   "$.plans[0].streams[1]: stream \"deps\" is listed twice");
 	breaks("\"streams\": [\"deps\"]", "\"streams\": []", "$.plans[1].streams: must be a non-empty array");
@@ -271,7 +277,7 @@ check_result(const UdsManifest *manifest)
 	const UdsStreamSpec *users = &manifest->streams[0];
 
 	is(psprintf("%d %d %d", manifest->noptions, manifest->nstreams, manifest->nplans),
-	   "5 2 2", "options, streams, plans");
+	   "5 3 2", "options, streams, plans");
 	is(manifest->auths->request.method, "POST", "method");
 	is(users->request.method, "GET", "method where none is given");
 	is(users->as, "dep", "name of the for_each value");
