@@ -103,18 +103,22 @@ static int
 add_position(UdsVariable *variables, const UdsCall *request)
 {
 	const UdsPaginationSpec *paging = request->paged_by;
+	const char *cursor = request->cursor;
 	int			n = 0;
 
 	/* the first page is asked for by the first way that counts */
-	for (int i = 0; request->stream != NULL && paging == NULL &&
+	for (int i = 0; request->stream != NULL && request->paged_by == NULL &&
 		 i < request->stream->npaginations; i++)
 	{
 		const UdsPaginationSpec *candidate = &request->stream->paginations[i];
 
-		if (candidate->kind == UDS_PAGES_PAGE || candidate->kind == UDS_PAGES_OFFSET)
+		if (paging == NULL &&
+			(candidate->kind == UDS_PAGES_PAGE || candidate->kind == UDS_PAGES_OFFSET))
 			paging = candidate;
+		if (cursor == NULL)
+			cursor = candidate->first_cursor;
 	}
-	add_variable(&variables[n++], "cursor", request->cursor, false);
+	add_variable(&variables[n++], "cursor", cursor, false);
 	if (paging != NULL && paging->kind == UDS_PAGES_PAGE)
 		add_variable(&variables[n++], "page",
 					 psprintf(INT64_FORMAT, paging->first + request->page), false);

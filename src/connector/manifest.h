@@ -215,6 +215,7 @@ typedef struct UdsPaginationSpec
 	char	   *next;			/* simple path to cursor or link */
 	char	   *more;			/* simple path to a flag, or NULL */
 	int			first;			/* number of the first page or record */
+	char	   *first_cursor;	/* NULL = the first page is asked for without */
 	int			size;			/* 0 = not said */
 	char	   *count;			/* simple path to the list, or NULL */
 	char	   *total;			/* simple path to a number, or NULL */

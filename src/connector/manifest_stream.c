@@ -13,6 +13,7 @@
 #include "postgres.h"
 #endif
 
+#include "connector/jsonpick.h"
 #include "connector/manifest.h"
 
 /* placeholders of a stream's request: those of pages, the value, and the end */
@@ -126,15 +127,34 @@ read_for_each(UdsManifestReader *reader, const cJSON *object, const char *path,
 	return read_feed(reader, for_each, here, stream);
 }
 
+/* "first": a number to count from, or what a cursor begins with. */
+static bool
+read_first(UdsManifestReader *reader, const cJSON *object, const char *path,
+		   UdsPaginationSpec *pages)
+{
+	const cJSON *item = cJSON_GetObjectItemCaseSensitive(object, "first");
+
+	if (pages->kind != UDS_PAGES_CURSOR)
+		return uds_reader_int(reader, object, path, "first", 0, 1, &pages->first);
+	if (item == NULL)
+		return true;
+	if (cJSON_IsString(item) || cJSON_IsNumber(item))
+		pages->first_cursor = uds_json_text(item);
+	return pages->first_cursor != NULL ||
+		uds_reader_fail(reader, uds_reader_at(path, "first"), "must be a text or a number");
+}
+
 /* The words of one way of paging. */
 static bool
 read_pages(UdsManifestReader *reader, const cJSON *object, const char *path,
 		   UdsPaginationSpec *pages)
 {
+	static const char *const cursor_words[] = {"type", "first", "next", "more", NULL};
 	static const char *const link_words[] = {"type", "next", "more", NULL};
 	static const char *const count_words[] = {
 		"type", "first", "size", "count", "total", "until", NULL
 	};
+	const char *const *words = link_words;
 	bool		counts;
 	char	   *type;
 	char	   *until;
@@ -155,11 +175,15 @@ read_pages(UdsManifestReader *reader, const cJSON *object, const char *path,
 	pages->kind = pagination_types[i].kind;
 	counts = pages->kind == UDS_PAGES_PAGE || pages->kind == UDS_PAGES_OFFSET;
 	pages->first = pages->kind == UDS_PAGES_PAGE ? 1 : 0;
-	if (!uds_reader_object(reader, object, path, counts ? count_words : link_words) ||
+	if (counts)
+		words = count_words;
+	else if (pages->kind == UDS_PAGES_CURSOR)
+		words = cursor_words;
+	if (!uds_reader_object(reader, object, path, words) ||
 		!uds_reader_path(reader, object, path, "next",
 						 !counts && pages->kind != UDS_PAGES_LINK_HEADER, &pages->next) ||
 		!uds_reader_path(reader, object, path, "more", false, &pages->more) ||
-		!uds_reader_int(reader, object, path, "first", 0, 1, &pages->first) ||
+		!read_first(reader, object, path, pages) ||
 		!uds_reader_int(reader, object, path, "size", 1, 100000, &pages->size) ||
 		!uds_reader_path(reader, object, path, "count", false, &pages->count) ||
 		!uds_reader_path(reader, object, path, "total", false, &pages->total) ||

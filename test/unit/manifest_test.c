@@ -178,6 +178,12 @@ check_streams(void)
 	breaks("\"merge\": true", "\"merge\": \"yes\"", "$.streams.users.merge: must be true or false");
 	breaks("\"type\": \"cursor\"", "\"type\": \"magic\"", "$.streams.users.pagination.type: must be cursor, next_link, link_header, page or offset");
 	breaks("\"next\": \"$.next\",", "", "$.streams.users.pagination: missing \"next\"");
+	breaks("\"type\": \"cursor\"", "\"type\": \"cursor\", \"first\": null",
+		   "$.streams.users.pagination.first: must be a text or a number");
+	breaks("\"type\": \"cursor\"", "\"type\": \"next_link\", \"first\": 0",
+		   "$.streams.users.pagination: unknown word \"first\"");
+	breaks("\"type\": \"cursor\"", "\"type\": \"cursor\", \"first\": 0", "accepted");
+	breaks("\"type\": \"cursor\"", "\"type\": \"cursor\", \"first\": \"*\"", "accepted");
 	breaks("\"pagination\"", "\"paging\"", "$.streams.users: unknown word \"paging\"");
 	breaks("\"as\": \"dep\"", "\"as\": \"token\"", "$.streams.users.for_each.as: \"token\" cannot be used as a name");
 	breaks("\"records\": \"$.u[*]\",", "", "$.streams.users: missing \"records\"");
