@@ -181,6 +181,14 @@ class DingTalk(Base):
         self.assertEqual([row["userid"] for row in simple],
                          ids["userid_list"][:100])
 
+    def test_short_pages(self):
+        whole = self.members(1)
+        self.settings(page_size=2)
+        self.assertEqual(len(self.call("/topapi/v2/user/list", dept_id=1,
+                                       cursor=0, size=100)["result"]["list"]),
+                         2)
+        self.assertEqual(self.members(1), whole)
+
     def test_bent_cursors(self):
         def cursors(kind, **more):
             self.control(faults=[dict(kind=kind, path="*/user/list", **more)])

@@ -78,6 +78,7 @@ class DingTalk(Service):
                         "qyapi_get_department_member", "qyapi_get_member",
                         "mobile", "email"],
         "calls_per_second": None,
+        "page_size": MAX_SIZE,
         "home_school": False,
         "empty_result": True,
         "as_text": False,
@@ -351,11 +352,11 @@ class DingTalk(Service):
         if cursor < 0 or not 1 <= size <= MAX_SIZE:
             raise Failure(40035)
         start = cursor % TURN
+        end = start + min(size, self.settings["page_size"])
         people = self.members(dept)
-        page = {"has_more": start + size < len(people),
-                "list": people[start:start + size]}
+        page = {"has_more": end < len(people), "list": people[start:end]}
         if page["has_more"]:
-            page["next_cursor"] = start + size
+            page["next_cursor"] = end
         return dept, page
 
     def user_list(self, body):
