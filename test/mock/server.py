@@ -22,6 +22,7 @@ from entra import Entra
 from faults import Fault
 from feishu import Feishu, Lark
 from httpd import Loop, Reply, Server
+from keycloak import Keycloak
 from okta import Okta
 from rest import Rest
 from wecom import WeCom
@@ -30,6 +31,7 @@ SERVICES = {service.name: service for service in (
     DingTalk,
     Entra,
     Feishu,
+    Keycloak,
     Lark,
     Okta,
     Rest,
