@@ -368,7 +368,7 @@ $mock->control({ reset => $true });
 # An app that may see only a part
 #
 settings(scope => [3], authed_users => [ 'priya.nair', 'anna.keller' ]);
-create_source('dingtalk');
+create_source('dingtalk', user_fields => { username => { coalesce => [ '$.login_id', '$.userid' ] } });
 is(sync_as(), 'success', 'an app with a part of the directory reads that');
 is(field('complete'), 't', 'completely');
 is(query(q{SELECT string_agg(title, ', ' ORDER BY title) FROM uds.departments}), 'Engineering, Platform Team', 'the departments');
@@ -383,6 +383,8 @@ settings(scope => [ 1, 2 ], authed_users => []);
 is(sync_as(), 'success', 'a department that is named twice is read once');
 is(counts(), '17 9 2 0 0 0 8 0 6 0', 'the rest comes when the app may see it')
   or diag(query("SELECT * FROM uds.changes WHERE task_id = $task"));
+is(query(q{SELECT username FROM uds.users WHERE nickname = 'Emma Dubois'}), 'emma.dubois@corp.test',
+	'a source may name accounts by what they log in with');
 
 $before = dump_tables();
 settings(authed_users => [ 'li.na', 'ghost' ]);
