@@ -124,7 +124,9 @@ add_position(UdsVariable *variables, const UdsCall *request)
 					 psprintf(INT64_FORMAT, paging->first + request->page), false);
 	if (paging != NULL && paging->kind == UDS_PAGES_OFFSET)
 		add_variable(&variables[n++], "offset",
-					 psprintf(INT64_FORMAT, paging->first + request->items), false);
+					 psprintf(INT64_FORMAT, paging->first +
+							  (paging->by_size ? request->page * paging->size :
+							   request->items)), false);
 	for (int i = 0; request->stream != NULL && i < request->stream->npaginations; i++)
 	{
 		if (request->stream->paginations[i].size == 0)

@@ -220,6 +220,8 @@ typedef struct UdsPaginationSpec
 	char	   *count;			/* simple path to the list, or NULL */
 	char	   *total;			/* simple path to a number, or NULL */
 	bool		until_empty;	/* short pages are no end */
+	bool		by_size;		/* the offset goes up by size, whatever came */
+	bool		at_least;		/* the value of for_each counts the items */
 } UdsPaginationSpec;
 
 typedef enum UdsNoteKind

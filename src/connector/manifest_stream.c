@@ -147,17 +147,19 @@ read_first(UdsManifestReader *reader, const cJSON *object, const char *path,
 /* The words of one way of paging. */
 static bool
 read_pages(UdsManifestReader *reader, const cJSON *object, const char *path,
-		   UdsPaginationSpec *pages)
+		   const char *as, UdsPaginationSpec *pages)
 {
 	static const char *const cursor_words[] = {"type", "first", "next", "more", NULL};
 	static const char *const link_words[] = {"type", "next", "more", NULL};
 	static const char *const count_words[] = {
-		"type", "first", "size", "count", "total", "until", NULL
+		"type", "first", "size", "step", "count", "total", "at_least", "until", NULL
 	};
 	const char *const *words = link_words;
 	bool		counts;
 	char	   *type;
 	char	   *until;
+	char	   *step;
+	char	   *at_least;
 	int			i;
 
 	if (!cJSON_IsObject(object))
@@ -187,8 +189,20 @@ read_pages(UdsManifestReader *reader, const cJSON *object, const char *path,
 		!uds_reader_int(reader, object, path, "size", 1, 100000, &pages->size) ||
 		!uds_reader_path(reader, object, path, "count", false, &pages->count) ||
 		!uds_reader_path(reader, object, path, "total", false, &pages->total) ||
+		!uds_reader_text(reader, object, path, "step", false, &step) ||
+		!uds_reader_text(reader, object, path, "at_least", false, &at_least) ||
 		!uds_reader_text(reader, object, path, "until", false, &until))
 		return false;
+	if (step != NULL && (strcmp(step, "size") != 0 || pages->size == 0 ||
+						 pages->kind != UDS_PAGES_OFFSET))
+		return uds_reader_fail(reader, uds_reader_at(path, "step"),
+							   "must be \"size\", of an offset with \"size\"");
+	if (at_least != NULL &&
+		(as == NULL || strcmp(at_least, psprintf("{%s}", as)) != 0))
+		return uds_reader_fail(reader, uds_reader_at(path, "at_least"),
+							   "must be the placeholder of \"for_each\"");
+	pages->by_size = step != NULL;
+	pages->at_least = at_least != NULL;
 	if (until != NULL && strcmp(until, "empty") != 0 && strcmp(until, "short") != 0)
 		return uds_reader_fail(reader, uds_reader_at(path, "until"),
 							   "must be \"empty\" or \"short\"");
@@ -214,7 +228,7 @@ read_pagination(UdsManifestReader *reader, const cJSON *object,
 		if (!read_pages(reader, item,
 						cJSON_IsArray(pagination) ?
 						psprintf("%s[%d]", here, stream->npaginations) : here,
-						&stream->paginations[stream->npaginations]))
+						stream->as, &stream->paginations[stream->npaginations]))
 			return false;
 		stream->npaginations++;
 	}

@@ -93,6 +93,7 @@ try_paging(UdsRun *run, UdsCall *request, const UdsDocument *document, int which
 	const UdsPaginationSpec *paging = &request->stream->paginations[which];
 	UdsAnswer  *answer = &request->answer;
 	const char *link;
+	bool		goes_on;
 
 	switch (paging->kind)
 	{
@@ -109,7 +110,12 @@ try_paging(UdsRun *run, UdsCall *request, const UdsDocument *document, int which
 			answer->items = document->pages[which].items;
 			answer->total = document->pages[which].total;
 			answer->identity = document->pages[which].first_item;
-			return counts_on(request, paging, answer->items, answer->total);
+			goes_on = counts_on(request, paging, answer->items, answer->total);
+			/* what was counted before may be too few, and must end nothing */
+			if (paging->at_least)
+				answer->total = Max(answer->total,
+									strtoll(request->value, NULL, 10));
+			return goes_on;
 	}
 	if (link == NULL)
 		return false;

@@ -83,6 +83,29 @@ is(read_by(people_manifest(people => { request => { path => '/page/people', quer
 is(field('complete'), 'f', 'but fewer than the service counts are not everybody');
 settings(wrong_total => 0);
 
+# counted($count): reads by offsets that go up by the size, after somebody
+# counted so many
+sub counted
+{
+	my ($count) = @_;
+
+	return read_by(people_manifest(people => {
+		for_each => { values => ["$count"], as => 'count' },
+		request => { path => '/offset/people', query => { start => '{offset}', size => '{size}' } },
+		pagination => { type => 'offset', size => 50, step => 'size', until => 'empty', at_least => '{count}' } }));
+}
+
+is(counted($people), 'success', 'as many came as were counted before');
+is(field(q{concat_ws(' ', fetched, complete)}), "$people t", 'which is everybody');
+is(counted(1), 'success', 'more came than were counted');
+is(field(q{concat_ws(' ', fetched, complete)}), "$people t", 'which ends no listing');
+is(counted($people + 1), 'partial', 'fewer came than were counted');
+is(field('complete'), 'f', 'which is not everybody');
+settings(short_pages => $true);
+is(counted($people), 'partial', 'pages that somebody is taken out of are not everybody, either');
+is(field('fetched'), $people - 2, 'nobody on the other pages is passed over');
+settings(short_pages => $false);
+
 foreach my $way ([ 'body', $by_link ], [ 'header', $by_header ])
 {
 	my ($where, $manifest) = @$way;

@@ -265,6 +265,12 @@ check_more(void)
 		   "[{\"type\": \"offset\", \"until\": \"full\"}]",
 		   "$.streams.users.pagination[0].until: must be \"empty\" or \"short\"");
 	breaks("{\"type\": \"cursor\", \"next\": \"$.next\", \"more\": \"$.more\"}",
+		   "{\"type\": \"offset\", \"step\": \"size\"}",
+		   "$.streams.users.pagination.step: must be \"size\", of an offset with \"size\"");
+	breaks("{\"type\": \"cursor\", \"next\": \"$.next\", \"more\": \"$.more\"}",
+		   "{\"type\": \"offset\", \"at_least\": \"{other}\"}",
+		   "$.streams.users.pagination.at_least: must be the placeholder of \"for_each\"");
+	breaks("{\"type\": \"cursor\", \"next\": \"$.next\", \"more\": \"$.more\"}",
 		   "{\"type\": \"offset\"}",
 		   "$.streams.users.request.query.c: unknown placeholder \"{cursor}\"");
 	breaks("\"name\": \"few\"", "\"name\": \"few\", \"mode\": \"delta\"",
