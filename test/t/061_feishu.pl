@@ -201,7 +201,12 @@ is(field('complete'), 't', 'it reads everything');
 settings(page_size => 50, end_token => 'absent', company_listed => $false);
 unchanged('whole pages, no token at the end, no 0 among departments');
 settings(primary => $false);
-unchanged('without a word on the primary department, the rank tells');
+unchanged('without a word on the primary department');
+edit(people => { 'marco.rossi' => { main_department => 5 } });
+is(sync_as('full'), 'success', 'the rank of a department changes');
+is(main_of('Marco Rossi'), 'Finance & People', 'the highest one is the main department then');
+edit(people => { 'marco.rossi' => { main_department => 2 } });
+sync_as('full');
 
 #
 # Permissions for fields: what an app does not get, it leaves alone
@@ -242,6 +247,8 @@ edit(
 		4 => { parent => 1, leaders => [ 'priya.nair', 'grace.obi' ] },
 		7 => { name => 'Night shift', parent => 2, leaders => ['new.one'] }
 	});
+query('ALTER TABLE uds.users ADD COLUMN badge text');
+query(q{SELECT uds_alter_source('feishu', options => '{"user_fields": {"badge": "$.custom_attrs[*] ? (@.id == \"C-1\").value.text"}}')});
 is(sync_as('full'), 'success', 'changes are read') or diag(field('message'));
 is(person('Anna Keller', q{concat_ws('|', title, coalesce(phone, 'none'))}), 'Vice president|none', 'a value that is empty now is cleared');
 is(person('Grace Obi', q{concat_ws('|', title, phone)}), 'Architect|0', 'one that is absent leaves the column alone');
@@ -255,8 +262,9 @@ is(members('Sales'), 'Anna Keller, Marco Rossi, New One', 'a leader who is none 
 is(members('Platform Team'), "Grace Obi*, Jonas Holm, New One, Priya Nair*, $zhang", 'a second leader has one, too');
 is(tree(), 'Engineering, Finance & People, Platform Team, Sales, Sales > Night shift', 'departments are where they moved');
 is(members('Night shift'), '', 'to lead a department makes nobody a member');
-is(query(q{SELECT data #>> '{custom_attrs,0,value,text}' || ' ' || (data ->> 'join_time') FROM uds.records WHERE uid = 'grace.obi'}),
-	'chess 2021-03-10T13:12:05Z', 'what has no column is kept in the record');
+is(person('Grace Obi', 'badge'), 'chess', 'an attribute of the company itself fills a column of one\'s own');
+is(query(q{SELECT jsonb_array_length(data -> 'custom_attrs') || ' ' || (data ->> 'join_time') FROM uds.records WHERE uid = 'grace.obi'}),
+	'4 2021-03-10T13:12:05Z', 'what has no column is kept in the record');
 unchanged('the same after that');
 
 settings(leavers => 'resigned');
@@ -375,7 +383,10 @@ is(field('complete') . query('SELECT count(*) FROM uds.users WHERE enabled'), 'f
 settings(refused => {}, recursion_limit => 0);
 is(sync_as('full', 'part'), 'success', 'level by level it succeeds');
 is(counts(), '6 0 0 0 0 0 0 0 6 0', 'with the same result');
-settings(recursion_limit => undef, page_size => 50, apps => { $app => { secret => $secret } });
+settings(recursion_limit => undef, apps => { $app => { secret => $secret, departments => [] } });
+is(sync_as('full', 'part'), 'failed', 'a range without anybody in it fails');
+is(query('SELECT count(*) FROM uds.users WHERE enabled'), 3, 'and changes nothing');
+settings(page_size => 50, apps => { $app => { secret => $secret } });
 drop_source('part');
 
 #
