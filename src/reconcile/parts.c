@@ -19,15 +19,26 @@
 #include "connector/connector.h"
 #include "reconcile/stage.h"
 
-/* Keys of partial records go to the whole ones; lists are united. */
+/*
+ * Keys of partial records go to the whole ones; lists are united.  Which of
+ * several requests is answered first must not matter: pages are taken by stream,
+ * by what they were asked for, and only within a listing as they came.
+ * $1 task, $2 attempt.
+ */
 static const char *const complete_sql =
 "UPDATE uds_incoming i"
 "   SET data = uds.unite_records(p.data, i.data),"
 "       hash = uds.record_hash(uds.unite_records(p.data, i.data))"
-"  FROM (SELECT data_type, uid_key, uds.unite_all_records(data ORDER BY n) AS data"
-"          FROM uds_incoming"
-"         WHERE partial"
-"         GROUP BY data_type, uid_key) AS p"
+"  FROM (SELECT n.data_type, n.uid_key,"
+"               uds.unite_all_records(n.data ORDER BY s.first, p.context::text COLLATE \"C\", n.n, n.data) AS data"
+"          FROM uds_incoming n"
+"          JOIN uds.raw_log p ON p.task_id = $1 AND p.attempt = $2 AND p.seq = n.n / 10000000"
+"          JOIN (SELECT stream, min(seq) AS first"
+"                  FROM uds.raw_log"
+"                 WHERE task_id = $1 AND attempt = $2"
+"                 GROUP BY stream) AS s ON s.stream = p.stream"
+"         WHERE n.partial"
+"         GROUP BY n.data_type, n.uid_key) AS p"
 " WHERE i.data_type = p.data_type AND i.uid_key = p.uid_key AND NOT i.partial";
 
 static const char *const drop_partial_sql =
@@ -66,6 +77,9 @@ static const char *const recall_sql =
  * departments about which nothing is known what the record said before.
  * $3 read incrementally, $4 keys of departments whose members could not be
  * read, $5 whether case counts not in uids of departments.
+ *
+ * The list has the order of the page that tells all of it; where it is from
+ * several, that of the uids, whichever of them came first.
  */
 static const char *const join_sql =
 "WITH said AS"
@@ -78,7 +92,7 @@ static const char *const join_sql =
 "       WHERE department <> ''"
 "       GROUP BY uid_key, department),"
 "     kept AS"
-"     (SELECT i.uid_key, d.value, d.ord"
+"     (SELECT i.uid_key, d.value, d.ord, k.department"
 "        FROM uds_incoming i"
 "        JOIN uds.records r ON r.source_id = $1 AND r.data_type = 'user' AND r.uid_key = i.uid_key"
 "                          AND NOT r.deleted"
@@ -87,7 +101,7 @@ static const char *const join_sql =
 "                                       WHEN 'array' THEN r.data -> 'departments'"
 "                                       ELSE '[]' END) WITH ORDINALITY AS d (value, ord)"
 "       CROSS JOIN LATERAL"
-"             (SELECT CASE WHEN $5 THEN lower(u.uid) ELSE u.uid END AS uid_key"
+"             (SELECT u.uid AS department, CASE WHEN $5 THEN lower(u.uid) ELSE u.uid END AS uid_key"
 "                FROM (SELECT CASE jsonb_typeof(d.value) WHEN 'object' THEN d.value ->> 'uid'"
 "                                                        ELSE d.value #>> '{}' END AS uid) AS u) AS k"
 "       WHERE i.data_type = 'user' AND ($3 OR $4 <> '{}')"
@@ -96,11 +110,13 @@ static const char *const join_sql =
 "                                      FROM uds_incoming g"
 "                                     WHERE g.data_type = 'department' AND g.uid_key = k.uid_key))),"
 "     list AS"
-"     (SELECT uid_key, jsonb_agg(value ORDER BY rank, ord) AS departments"
-"        FROM (SELECT uid_key, 1 AS rank, ord, value"
+"     (SELECT uid_key,"
+"             CASE WHEN min(page) = max(page) THEN jsonb_agg(value ORDER BY ord)"
+"                  ELSE jsonb_agg(value ORDER BY department COLLATE \"C\") END AS departments"
+"        FROM (SELECT uid_key, -1 AS page, ord, department, value"
 "                FROM kept"
 "               UNION ALL"
-"              SELECT uid_key, 2, n,"
+"              SELECT uid_key, n / 10000000, n, department,"
 "                     jsonb_build_object('uid', department, 'isOwner', is_owner, 'isMain', is_main)"
 "                FROM said) AS a"
 "       GROUP BY uid_key),"
@@ -137,6 +153,18 @@ unseen_departments(const UdsPages *pages, bool fold)
 	return makeArrayResult(keys, CurrentMemoryContext);
 }
 
+/* Puts what is partial into the records that it completes. */
+static void
+complete_records(const UdsRun *run, const UdsPages *pages)
+{
+	Oid			types[2] = {INT8OID, INT4OID};
+	Datum		values[2] = {Int64GetDatum(pages->task), Int32GetDatum(pages->attempt)};
+
+	uds_stage_analyze(run, "uds_incoming (n, data_type, partial, uid_key)");
+	uds_spi_exec(complete_sql, 2, types, values, NULL);
+	uds_stage_exec(run, drop_partial_sql);
+}
+
 /*
  * Puts records together that came in parts, of streams that are partial or,
  * with "members", bring memberships; "fold": case does not count in uids of
@@ -148,8 +176,7 @@ uds_parts_join(const UdsRun *run, const UdsPages *pages, bool members, bool fold
 	Oid			types[5] = {INT8OID, INT8OID, BOOLOID, TEXTARRAYOID, BOOLOID};
 	Datum		values[5] = {Int64GetDatum(run->source->id), Int64GetDatum(run->task->id)};
 
-	uds_stage_exec(run, complete_sql);
-	uds_stage_exec(run, drop_partial_sql);
+	complete_records(run, pages);
 	if (!members)
 		return;
 	if (pages->incremental)

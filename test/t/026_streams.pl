@@ -147,6 +147,29 @@ by_streams('a root that is made up', {
 			fields => { uid => '$.id', nickname => '$.name', %in_units } }
 	},
 	[ 'root', 'units', 'people' ], 2);
+# which of the requests is answered first must not matter
+is(query(q{SELECT count(*) FROM uds.records WHERE jsonb_array_length(data -> 'departments') > 1}), 3, 'some are in several units');
+my %by_unit = (
+	units => \%all_units,
+	people => { type => 'user', request => { path => '/all/people' }, records => '$.items[*]', fields => { uid => '$.id', nickname => '$.name' } },
+	places => { %of_unit, type => 'member', fields => { uid => '$.id', department => { context => 'unit' } } },
+	heads => { type => 'department', partial => $true, pages_of => 'places', records => '$',
+		fields => { uid => { const => 1 }, note => '$context.unit' } });
+my @versions;
+
+foreach my $late (1 .. $units)
+{
+	my @slow = map { { path => "/rest/units/$_/people", kind => 'status', status => 503, times => 1 } } grep { $_ != $late } 1 .. $units;
+
+	$mock->control({ faults => \@slow });
+	is(read_by(people_manifest(streams => \%by_unit, plans => [ { name => 'all', streams => [ 'units', 'people', 'places', 'heads' ] } ])),
+		'success', "unit $late is answered before the others");
+	is(query("SELECT stream || ' ' || (context ->> 'unit') FROM uds.raw_log WHERE task_id = " . field('id') . " AND usable AND stream = 'places' ORDER BY seq LIMIT 1"),
+		"places $late", 'as it is');
+	push @versions, query('SELECT sum(xmin::text::bigint) FROM uds.records');
+}
+$mock->control({ faults => [] });
+is(join(' ', @versions[ 1 .. $#versions ]), join(' ', ($versions[0]) x $#versions), 'no record was written for that');
 by_streams('units that come in parts', {
 		units => { %all_units, fields => { uid => '$.id', title => '$.name', parentUid => $unit_fields{parentUid} } },
 		heads => { type => 'department', partial => $true, pages_of => 'units', records => '$.items[*]',
