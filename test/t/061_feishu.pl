@@ -412,6 +412,17 @@ is(counts(), '16 16 0 0 0 0 14 0 0 0', 'with the same result');
 drop_source('lark');
 
 #
+# The service's limit, 50 requests of a kind in a second
+#
+$mock->control({ directory => { seed => 1, departments => 100, users => 100 } });
+create_source('many');
+is(sync_as('auto', 'many'), 'success', 'a company with many departments is read') or diag(field('message'));
+is(asked('%find_by_department%'), 100, 'its people by a hundred requests');
+cmp_ok(field('fetch_ms'), '>=', 2000, 'which begin in three different seconds, so as to stay below the limit');
+is(field('throttled_ms'), 0, 'and the service has not to say so');
+drop_source('many');
+
+#
 # What is wrong is said at once
 #
 foreach my $case (
