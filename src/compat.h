@@ -12,7 +12,9 @@
 #define UDS_COMPAT_H
 
 /* 17 gave extensions named wait events; before, all share one */
-#if PG_VERSION_NUM >= 170000
+#ifdef FRONTEND
+/* unit tests need none */
+#elif PG_VERSION_NUM >= 170000
 #include "utils/wait_event.h"
 #define uds_wait_event(name) WaitEventExtensionNew(name)
 #else

@@ -1,12 +1,13 @@
 /*-------------------------------------------------------------------------
  *
  * bulk.c
- *		Adds the rows of a query to a table of the extension, many at a time.
+ *		Adds rows to a table of the extension, many at a time.
  *
  * A first load writes millions of rows to our own tables.  INSERT ... SELECT
  * writes and logs each by itself; what COPY does, a page at a time, takes
- * half as long.  Only for tables without triggers, defaults and generated
- * columns left to compute: the query gives every column.
+ * half as long.  Pages of the raw log are large: a statement would copy each of
+ * them several times.  Only for tables without triggers, defaults and generated
+ * columns left to compute: who adds rows gives every column.
  *
  * Runs in workers and backends, in the caller's transaction, with SPI
  * connected; locks the table as an INSERT does.
@@ -34,10 +35,11 @@
 #define MAX_ROWS 1000
 #define MAX_BYTES 65535
 
-/* Receives the rows of the query. */
-typedef struct Bulk
+/* Gathers rows; those of a query come by way of "pub". */
+struct UdsBulk
 {
 	DestReceiver pub;
+	MemoryContext context;
 	Relation	rel;
 	EState	   *estate;
 	ResultRelInfo *info;
@@ -45,11 +47,11 @@ typedef struct Bulk
 	TupleTableSlot *slots[MAX_ROWS];
 	int			n;				/* slots in use */
 	Size		bytes;			/* in these */
-} Bulk;
+};
 
 /* Writes the rows that have been gathered. */
 static void
-flush(Bulk *bulk)
+flush(UdsBulk *bulk)
 {
 	MemoryContext caller = MemoryContextSwitchTo(bulk->batch);
 
@@ -68,14 +70,10 @@ flush(Bulk *bulk)
 	MemoryContextReset(bulk->batch);
 }
 
-static bool
-receive(TupleTableSlot *slot, DestReceiver *self)
+/* The slot for the next row. */
+static TupleTableSlot *
+next_slot(UdsBulk *bulk)
 {
-	Bulk	   *bulk = (Bulk *) self;
-	TupleTableSlot *copy;
-	HeapTuple	tuple;
-	bool		is_copy;
-
 	if (bulk->slots[bulk->n] == NULL)
 	{
 		MemoryContext caller = MemoryContextSwitchTo(bulk->estate->es_query_cxt);
@@ -83,17 +81,34 @@ receive(TupleTableSlot *slot, DestReceiver *self)
 		bulk->slots[bulk->n] = table_slot_create(bulk->rel, &bulk->estate->es_tupleTable);
 		MemoryContextSwitchTo(caller);
 	}
-	copy = bulk->slots[bulk->n++];
-	ExecCopySlot(copy, slot);
-	if (bulk->rel->rd_att->constr != NULL)
-		ExecConstraints(bulk->info, copy, bulk->estate);
+	return bulk->slots[bulk->n++];
+}
 
-	tuple = ExecFetchSlotHeapTuple(copy, true, &is_copy);
+/* A row is in its slot. */
+static void
+take(UdsBulk *bulk, TupleTableSlot *slot)
+{
+	HeapTuple	tuple;
+	bool		is_copy;
+
+	if (bulk->rel->rd_att->constr != NULL)
+		ExecConstraints(bulk->info, slot, bulk->estate);
+	tuple = ExecFetchSlotHeapTuple(slot, true, &is_copy);
 	bulk->bytes += tuple->t_len;
 	if (is_copy)
 		pfree(tuple);
 	if (bulk->n == MAX_ROWS || bulk->bytes > MAX_BYTES)
 		flush(bulk);
+}
+
+static bool
+receive(TupleTableSlot *slot, DestReceiver *self)
+{
+	UdsBulk    *bulk = (UdsBulk *) self;
+	TupleTableSlot *copy = next_slot(bulk);
+
+	ExecCopySlot(copy, slot);
+	take(bulk, copy);
 	return true;
 }
 
@@ -101,7 +116,7 @@ receive(TupleTableSlot *slot, DestReceiver *self)
 static void
 startup(DestReceiver *self, int operation, TupleDesc typeinfo)
 {
-	Bulk	   *bulk = (Bulk *) self;
+	UdsBulk    *bulk = (UdsBulk *) self;
 	TupleDesc	desc = RelationGetDescr(bulk->rel);
 
 	if (typeinfo->natts != desc->natts)
@@ -120,6 +135,66 @@ ignore(DestReceiver *self)
 }
 
 /*
+ * Begins to add rows to a table of ours in a schema, in the current memory
+ * context.  To be ended with uds_bulk_end(), or by the end of the transaction.
+ */
+UdsBulk *
+uds_bulk_begin(const char *schema, const char *table)
+{
+	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "uds bulk",
+												  ALLOCSET_DEFAULT_SIZES);
+	MemoryContext caller = MemoryContextSwitchTo(context);
+	UdsBulk    *bulk = palloc0(sizeof(UdsBulk));
+
+	bulk->context = context;
+	bulk->pub.receiveSlot = receive;
+	bulk->pub.rStartup = startup;
+	bulk->pub.rShutdown = ignore;
+	bulk->pub.rDestroy = ignore;
+	bulk->rel = table_openrv(makeRangeVar(pstrdup(schema), pstrdup(table), -1), RowExclusiveLock);
+	bulk->batch = AllocSetContextCreate(context, "uds bulk batch", ALLOCSET_DEFAULT_SIZES);
+	bulk->estate = CreateExecutorState();
+	bulk->info = makeNode(ResultRelInfo);
+	InitResultRelInfo(bulk->info, bulk->rel, 0, NULL, 0);
+	ExecOpenIndices(bulk->info, false);
+	MemoryContextSwitchTo(caller);
+	return bulk;
+}
+
+/*
+ * Adds a row: one value for each column of the table, in its order.  They are
+ * copied.  ERROR as an INSERT.
+ */
+void
+uds_bulk_add(UdsBulk *bulk, const Datum *values, const bool *isnull)
+{
+	int			natts = RelationGetDescr(bulk->rel)->natts;
+	TupleTableSlot *slot = next_slot(bulk);
+
+	memcpy(slot->tts_values, values, natts * sizeof(Datum));
+	memcpy(slot->tts_isnull, isnull, natts * sizeof(bool));
+	ExecStoreVirtualTuple(slot);
+	take(bulk, slot);
+}
+
+/*
+ * Writes what is not written yet, and frees it all.  ERROR as an INSERT.
+ */
+void
+uds_bulk_end(UdsBulk *bulk)
+{
+	MemoryContext context = bulk->context;
+
+	if (bulk->n > 0)
+		flush(bulk);
+	ExecCloseIndices(bulk->info);
+	ExecResetTupleTable(bulk->estate->es_tupleTable, false);
+	table_close(bulk->rel, NoLock);
+	FreeExecutorState(bulk->estate);
+	MemoryContextDelete(context);
+}
+
+/*
  * Adds the rows of a query with parameters to a table of ours in a schema.
  * Returns their number.  The query gives all columns of the table, generated
  * ones included, in the table's order; unlike that of an INSERT it may run in
@@ -129,26 +204,12 @@ uint64
 uds_bulk_insert(const char *schema, const char *table, const char *sql,
 				int nargs, Oid *types, Datum *values)
 {
-	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "uds bulk",
-												  ALLOCSET_DEFAULT_SIZES);
-	MemoryContext caller = MemoryContextSwitchTo(context);
-	Bulk	   *bulk = palloc0(sizeof(Bulk));
+	UdsBulk    *bulk = uds_bulk_begin(schema, table);
 	SPIExecuteOptions options = {.dest = &bulk->pub};
 	uint64		n;
 
-	bulk->pub.receiveSlot = receive;
-	bulk->pub.rStartup = startup;
-	bulk->pub.rShutdown = ignore;
-	bulk->pub.rDestroy = ignore;
-	bulk->rel = table_openrv(makeRangeVar(pstrdup(schema), pstrdup(table), -1), RowExclusiveLock);
 	/* none can be assigned once the query runs in parallel */
 	(void) GetCurrentTransactionId();
-	bulk->batch = AllocSetContextCreate(context, "uds bulk batch", ALLOCSET_DEFAULT_SIZES);
-	bulk->estate = CreateExecutorState();
-	bulk->info = makeNode(ResultRelInfo);
-	InitResultRelInfo(bulk->info, bulk->rel, 0, NULL, 0);
-	ExecOpenIndices(bulk->info, false);
-
 	options.params = makeParamList(nargs);
 	options.params->numParams = nargs;
 	for (int i = 0; i < nargs; i++)
@@ -158,19 +219,9 @@ uds_bulk_insert(const char *schema, const char *table, const char *sql,
 		options.params->params[i].isnull = false;
 		options.params->params[i].pflags = PARAM_FLAG_CONST;
 	}
-	MemoryContextSwitchTo(caller);
 	if (SPI_execute_extended(sql, &options) < 0)
 		elog(ERROR, "could not execute \"%s\"", sql);
 	n = SPI_processed;
-	MemoryContextSwitchTo(context);
-	if (bulk->n > 0)
-		flush(bulk);
-
-	ExecCloseIndices(bulk->info);
-	ExecResetTupleTable(bulk->estate->es_tupleTable, false);
-	table_close(bulk->rel, NoLock);
-	FreeExecutorState(bulk->estate);
-	MemoryContextSwitchTo(caller);
-	MemoryContextDelete(context);
+	uds_bulk_end(bulk);
 	return n;
 }

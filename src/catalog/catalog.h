@@ -83,13 +83,19 @@ extern void uds_xact_abort(void);
 extern void uds_xact_idle_activity(const char *activity);
 extern void uds_spi_keep_plans(bool keep);
 extern void uds_spi_forget_plans(void);
-extern uint64 uds_bulk_insert(const char *schema, const char *table, const char *sql, int nargs,
-							  Oid *types, Datum *values);
 extern uint64 uds_spi_exec(const char *sql, int nargs, Oid *types,
 						   Datum *values, const char *nulls);
 extern Datum uds_spi_value(const char *sql, int nargs, Oid *types,
 						   Datum *values, const char *nulls, bool *isnull);
 extern char *uds_spi_text(int row, int column);	/* of SPI_tuptable; NULL = null */
+
+/* bulk.c: many rows for a table of ours */
+typedef struct UdsBulk UdsBulk;
+extern UdsBulk *uds_bulk_begin(const char *schema, const char *table);
+extern void uds_bulk_add(UdsBulk *bulk, const Datum *values, const bool *isnull);
+extern void uds_bulk_end(UdsBulk *bulk);
+extern uint64 uds_bulk_insert(const char *schema, const char *table, const char *sql, int nargs,
+							  Oid *types, Datum *values);
 
 /* spi.c: acting as the extension's owner in a caller's session */
 typedef struct UdsIdentity

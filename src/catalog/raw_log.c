@@ -9,27 +9,22 @@
  */
 #include "postgres.h"
 
+#include "catalog/namespace.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
-#include "utils/array.h"
 #include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
+#include "utils/guc.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
 
 #include "catalog/catalog.h"
 #include "uds.h"
 
 /* rows deleted by one transaction of the clean-up */
 #define CLEANUP_BATCH 5000
-
-static const char *const append_sql =
-"INSERT INTO uds.raw_log (task_id, attempt, seq, stream, request, context,"
-"                         status, bytes, usable, received_at, body)"
-"SELECT $1, $2, p.seq, p.stream, p.request, p.context::jsonb,"
-"       p.status, p.bytes, p.usable, p.received_at, p.body"
-"  FROM unnest($3::int[], $4::text[], $5::text[], $6::text[],"
-"              $7::int[], $8::bigint[], $9::bool[], $10::timestamptz[], $11::text[])"
-"       AS p (seq, stream, request, context, status, bytes, usable, received_at, body)";
 
 /* Pages of open tasks stay, and those they replay: they are still to be mapped. */
 static const char *const cleanup_sql =
@@ -51,26 +46,20 @@ static const char *const cleanup_sql =
 static text *
 body_to_text(const char *body, size_t len)
 {
+	size_t		at = pg_encoding_verifymbstr(PG_UTF8, body, len);
 	char	   *clean = NULL;
 	char	   *converted;
 	text	   *result;
 
-	for (size_t i = 0; i < len;)
+	if (at < len)
 	{
-		int			l = body[i] == '\0' ? -1 :
-			pg_encoding_verifymbchar(PG_UTF8, body + i, len - i);
-
-		if (l > 0)
-		{
-			i += l;
-			continue;
-		}
-		if (clean == NULL)
-		{
-			clean = palloc(len);
-			memcpy(clean, body, len);
-		}
-		clean[i++] = '?';
+		clean = palloc(len);
+		memcpy(clean, body, len);
+	}
+	while (at < len)
+	{
+		clean[at++] = '?';
+		at += pg_encoding_verifymbstr(PG_UTF8, body + at, len - at);
 	}
 	if (clean != NULL)
 		body = clean;
@@ -85,67 +74,89 @@ body_to_text(const char *body, size_t len)
 	return result;
 }
 
+/* Pages are compressed with what is fast, where the server has it. */
+static int
+prefer_speed(void)
+{
+	int			nest = NewGUCNestLevel();
+
+#ifdef USE_LZ4
+	(void) set_config_option("default_toast_compression", "lz4", PGC_USERSET,
+							 PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+#endif
+	return nest;
+}
+
+static Datum
+next_id(void)
+{
+	Oid			sequence = get_relname_relid("raw_log_id_seq",
+											 get_namespace_oid("uds", false));
+
+	return DirectFunctionCall1(nextval_oid, ObjectIdGetDatum(sequence));
+}
+
+static void
+append_page(UdsBulk *bulk, int64 task, int attempt, const UdsRawPage *page)
+{
+	/* the columns of the table */
+	enum
+	{
+		ID, TASK, SEQ, ATTEMPT, STREAM, REQUEST, CONTEXT, STATUS, RECEIVED,
+		BYTES, USABLE, BODY, COLUMNS
+	};
+	Datum		v[COLUMNS] = {0};
+	bool		isnull[COLUMNS] = {false};
+
+	v[ID] = next_id();
+	v[TASK] = Int64GetDatum(task);
+	v[SEQ] = Int32GetDatum(page->seq);
+	v[ATTEMPT] = Int32GetDatum(attempt);
+	v[STREAM] = CStringGetTextDatum(page->stream);
+	v[REQUEST] = PointerGetDatum(body_to_text(page->request, strlen(page->request)));
+	isnull[CONTEXT] = page->context == NULL;
+	if (page->context != NULL)
+	{
+		text	   *context = body_to_text(page->context, strlen(page->context));
+
+		v[CONTEXT] = DirectFunctionCall1(jsonb_in,
+										 CStringGetDatum(text_to_cstring(context)));
+	}
+	v[STATUS] = Int32GetDatum(page->status);
+	v[RECEIVED] = TimestampTzGetDatum(page->received_at);
+	v[BYTES] = Int64GetDatum((int64) page->body_len);
+	v[USABLE] = BoolGetDatum(page->usable);
+	isnull[BODY] = page->body == NULL;
+	if (page->body != NULL)
+		v[BODY] = PointerGetDatum(body_to_text(page->body, page->body_len));
+	uds_bulk_add(bulk, v, isnull);
+}
+
 /*
- * Appends pages (List of UdsRawPage *) of one attempt of a task, in one
- * statement.  Runs in a transaction with SPI connected; what it allocates is
- * in the current context.  ERROR where a body cannot be converted to the
- * database's encoding.
+ * Appends pages (List of UdsRawPage *) of one attempt of a task.  Runs in a
+ * transaction.  ERROR where a body cannot be converted to the database's
+ * encoding.
  */
 void
 uds_raw_log_append(int64 task, int attempt, List *pages)
 {
-	enum
-	{
-		SEQ, STREAM, REQUEST, CONTEXT, STATUS, BYTES, USABLE, RECEIVED, BODY,
-		COLUMNS
-	};
-	static const Oid element[COLUMNS] = {INT4OID, TEXTOID, TEXTOID, TEXTOID,
-		INT4OID, INT8OID, BOOLOID, TIMESTAMPTZOID, TEXTOID
-	};
-	static const Oid array[COLUMNS] = {INT4ARRAYOID, TEXTARRAYOID, TEXTARRAYOID,
-		TEXTARRAYOID, INT4ARRAYOID, INT8ARRAYOID, BOOLARRAYOID,
-		TIMESTAMPTZARRAYOID, TEXTARRAYOID
-	};
-	ArrayBuildState *build[COLUMNS] = {0};
-	Oid			types[2 + COLUMNS] = {INT8OID, INT4OID};
-	Datum		values[2 + COLUMNS] = {Int64GetDatum(task), Int32GetDatum(attempt)};
+	MemoryContext memory = AllocSetContextCreate(CurrentMemoryContext, "uds raw page",
+												 ALLOCSET_DEFAULT_SIZES);
+	UdsBulk    *bulk = uds_bulk_begin("uds", "raw_log");
+	int			nest = prefer_speed();
 	ListCell   *lc;
 
 	foreach(lc, pages)
 	{
-		const UdsRawPage *page = lfirst(lc);
-		Datum		v[COLUMNS] = {0};
-		bool		isnull[COLUMNS] = {0};
+		MemoryContext caller = MemoryContextSwitchTo(memory);
 
-		v[SEQ] = Int32GetDatum(page->seq);
-		v[STREAM] = CStringGetTextDatum(page->stream);
-		v[REQUEST] = PointerGetDatum(body_to_text(page->request,
-												  strlen(page->request)));
-		isnull[CONTEXT] = page->context == NULL;
-		if (page->context != NULL)
-			v[CONTEXT] = PointerGetDatum(body_to_text(page->context,
-													  strlen(page->context)));
-		v[STATUS] = Int32GetDatum(page->status);
-		v[BYTES] = Int64GetDatum((int64) page->body_len);
-		v[USABLE] = BoolGetDatum(page->usable);
-		v[RECEIVED] = TimestampTzGetDatum(page->received_at);
-		isnull[BODY] = page->body == NULL;
-		if (page->body != NULL)
-			v[BODY] = PointerGetDatum(body_to_text(page->body, page->body_len));
-
-		for (int i = 0; i < COLUMNS; i++)
-			build[i] = accumArrayResult(build[i], v[i], isnull[i], element[i],
-										CurrentMemoryContext);
+		append_page(bulk, task, attempt, lfirst(lc));
+		MemoryContextSwitchTo(caller);
+		MemoryContextReset(memory);
 	}
-	if (pages == NIL)
-		return;
-
-	for (int i = 0; i < COLUMNS; i++)
-	{
-		types[2 + i] = array[i];
-		values[2 + i] = makeArrayResult(build[i], CurrentMemoryContext);
-	}
-	uds_spi_exec(append_sql, 2 + COLUMNS, types, values, NULL);
+	uds_bulk_end(bulk);
+	AtEOXact_GUC(true, nest);
+	MemoryContextDelete(memory);
 }
 
 /*

@@ -59,9 +59,6 @@ typedef struct UdsFetchHooks
 	char	   *(*map) (void *arg, const char *stream, const char *json,
 						size_t len, const char *context, bool *ok);
 
-	/* NULL if the text is valid JSON, else what is wrong with it */
-	char	   *(*check_json) (void *arg, const char *json, size_t len);
-
 	/* a token kept from before, or NULL; and keeping one (NULL = forget) */
 	char	   *(*load_token) (void *arg);
 	void		(*save_token) (void *arg, const char *token,

@@ -15,7 +15,9 @@
 #include "common/hashfn.h"
 
 #include "connector/engine.h"
+#include "connector/jsoncheck.h"
 #include "connector/jsonpick.h"
+#include "connector/jsontree.h"
 
 /* bytes of a body that a rule looks at */
 #define BODY_BEGIN 1000
@@ -252,7 +254,11 @@ pick_all(const cJSON *root, const UdsRun *run, const UdsCall *request,
 {
 	const UdsErrorsSpec *errors = &run->manifest->errors;
 
-	document->parsed = true;
+	if (root == NULL)
+	{
+		document->rule = find_rule(errors, request, document, NULL);
+		return;
+	}
 	document->code = pick_first(root, &errors->code);
 	document->message = pick_first(root, &errors->message);
 	document->rule = find_rule(errors, request, document, root);
@@ -261,6 +267,21 @@ pick_all(const cJSON *root, const UdsRun *run, const UdsCall *request,
 		pick_stream(root, request->stream, document);
 	else
 		pick_token(root, run->auth, document);
+}
+
+/* The tree of a body that may be parsed, or NULL: then document->broken says why. */
+static cJSON *
+parse(const UdsHttpResponse *response, UdsDocument *document)
+{
+	const char *body = uds_json_mend(response->body, response->body_len);
+	const char *stop = NULL;
+	cJSON	   *root = uds_json_tree_begin(body, response->body_len, &stop);
+
+	if (root == NULL && document->broken == NULL)
+		document->broken = psprintf("it breaks off, or something is out of place, at byte %zu of %zu",
+									stop ? (size_t) (stop - body) + 1 : 0,
+									response->body_len);
+	return root;
 }
 
 /*
@@ -273,25 +294,18 @@ uds_document_read(const UdsRun *run, const UdsCall *request,
 				  UdsDocument *document)
 {
 	const UdsHttpResponse *response = request->response;
-	cJSON	   *root = NULL;
 
 	document->wait = -1;
-	document->refused = uds_json_refuse(response->body, response->body_len);
-	if (document->refused == NULL)
-		root = cJSON_ParseWithLength(uds_json_mend(response->body, response->body_len),
-									 response->body_len);
-	if (root == NULL)
-	{
-		document->rule = find_rule(&run->manifest->errors, request, document, NULL);
-		return;
-	}
+	document->refused = uds_json_refuse(response->body, response->body_len,
+										&document->broken);
 	PG_TRY();
 	{
-		pick_all(root, run, request, document);
+		pick_all(document->refused == NULL ? parse(response, document) : NULL,
+				 run, request, document);
 	}
 	PG_FINALLY();
 	{
-		cJSON_Delete(root);
+		uds_json_tree_end();
 	}
 	PG_END_TRY();
 }

@@ -61,8 +61,8 @@ typedef struct UdsAnswer
 /* What steers the fetch, picked out of a body. */
 typedef struct UdsDocument
 {
-	bool		parsed;
-	const char *refused;		/* why it was not even tried, or NULL */
+	const char *refused;		/* why it was not even parsed, or NULL */
+	const char *broken;			/* what makes it no JSON, or NULL */
 	const UdsCodeRule *rule;	/* the first that fits, or NULL */
 	char	   *code;			/* NULL = none in it */
 	char	   *message;
@@ -168,7 +168,6 @@ extern List *uds_hook_select(UdsRun *run, const char *json, size_t len,
 							 const char *jsonpath);
 extern char *uds_hook_map(UdsRun *run, const UdsCall *request,
 						  const UdsStreamSpec *stream, bool *ok);
-extern char *uds_hook_check_json(UdsRun *run, const char *json, size_t len);
 extern char *uds_hook_load_token(UdsRun *run);
 extern void uds_hook_save_token(UdsRun *run, const char *token, int64 lifetime);
 extern void uds_hook_progress(UdsRun *run);

@@ -129,17 +129,6 @@ uds_hook_map(UdsRun *run, const UdsCall *request, const UdsStreamSpec *stream, b
 	return record;
 }
 
-/* NULL if a text is valid JSON, else what is wrong with it. */
-char *
-uds_hook_check_json(UdsRun *run, const char *json, size_t len)
-{
-	MemoryContext caller = CurrentMemoryContext;
-	char	   *problem = run->hooks->check_json(run->hooks->arg, json, len);
-
-	MemoryContextSwitchTo(caller);
-	return problem;
-}
-
 /* A token kept from before, in the context of the run, or NULL. */
 char *
 uds_hook_load_token(UdsRun *run)

@@ -24,9 +24,6 @@
 
 #define MAX_NAME 256
 
-/* values of one document: a tree of so many takes some 400 MB */
-#define MAX_VALUES 4000000
-
 typedef struct Step
 {
 	bool		is_index;
@@ -188,14 +185,13 @@ uds_json_mend(const char *json, size_t len)
 
 	while (at < len)
 	{
+		const char *next = memchr(json + at, '\\', len - at);
 		int			code;
 		int			low;
 
-		if (json[at] != '\\')
-		{
-			at++;
-			continue;
-		}
+		if (next == NULL)
+			break;
+		at = next - json;
 		code = read_escape(json + at, len - at);
 		if (code < 0)
 			at += 2;
@@ -219,36 +215,4 @@ uds_json_mend(const char *json, size_t len)
 		}
 	}
 	return copy ? copy : json;
-}
-
-/*
- * Why a text is not to be parsed, as the end of a phrase, or NULL.  To be
- * asked before a parser that makes a tree of it, and takes some hundred bytes
- * for a value of two, and before a recursive one that only the stack's size
- * stops.
- */
-const char *
-uds_json_refuse(const char *json, size_t len)
-{
-	int			depth = 0;
-	int			values = 0;
-	bool		quoted = false;
-
-	for (size_t i = 0; i < len; i++)
-	{
-		if (json[i] == '"')
-			quoted = !quoted;
-		else if (quoted)
-			i += json[i] == '\\' ? 1 : 0;
-		else if (json[i] == ']' || json[i] == '}')
-			depth--;
-		else if (json[i] == ',' || json[i] == '[' || json[i] == '{')
-		{
-			if (++values > MAX_VALUES)
-				return "of too many values";
-			if (json[i] != ',' && ++depth > CJSON_NESTING_LIMIT)
-				return "that is nested too deeply";
-		}
-	}
-	return NULL;
 }

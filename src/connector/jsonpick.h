@@ -19,6 +19,5 @@ extern bool uds_json_path_valid(const char *path);
 extern const cJSON *uds_json_pick(const cJSON *root, const char *path);
 extern char *uds_json_text(const cJSON *item);
 extern const char *uds_json_mend(const char *json, size_t len);
-extern const char *uds_json_refuse(const char *json, size_t len);
 
 #endif							/* UDS_CONNECTOR_JSONPICK_H */

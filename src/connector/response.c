@@ -260,18 +260,13 @@ judge_status(UdsRun *run, UdsCall *request, const UdsDocument *document)
 static char *
 check_body(UdsRun *run, UdsCall *request, const UdsDocument *document)
 {
-	const UdsHttpResponse *response = request->response;
 	const UdsErrorsSpec *errors = &run->manifest->errors;
-	char	   *problem;
 
 	if (document->refused != NULL)
 		return psprintf("service answered with JSON %s", document->refused);
-	problem = uds_hook_check_json(run, response->body, response->body_len);
-	if (problem != NULL)
+	if (document->broken != NULL)
 		return psprintf("service answered with a body that is not valid JSON: %s",
-						uds_text_shown(run, request, problem, strlen(problem)));
-	if (!document->parsed)
-		return pstrdup("service answered with a body that is not valid JSON");
+						document->broken);
 	if (errors->code.count > 0 && document->code == NULL && document->rule == NULL)
 		return psprintf("service answered without \"%s\"", errors->code.items[0]);
 	if (request->stream == NULL)

@@ -13,7 +13,6 @@
 #include "postgres.h"
 
 #include "catalog/pg_type.h"
-#include "common/jsonapi.h"
 #include "executor/spi.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
@@ -161,21 +160,6 @@ map_record(void *arg, const char *stream, const char *json, size_t len,
 	return record;
 }
 
-/* Hook: strict where the parser that steers the fetch is lenient. */
-static char *
-check_json(void *arg, const char *json, size_t len)
-{
-	JsonLexContext *lex;
-	JsonParseErrorType result;
-
-	if (memchr(json, '\0', len) != NULL ||
-		pg_encoding_verifymbstr(PG_UTF8, json, len) != len)
-		return pstrdup("it is not valid UTF-8");
-	lex = uds_json_lexer(json, len);
-	result = pg_parse_json(lex, &nullSemAction);
-	return result == JSON_SUCCESS ? NULL : json_errdetail(result, lex);
-}
-
 /* Hook: the token kept for the source, in the caller's memory. */
 static char *
 load_token(void *arg)
@@ -226,7 +210,6 @@ make_hooks(UdsFetchHooks *hooks, UdsSource *source, UdsTask *task)
 	hooks->page = keep_page;
 	hooks->select = select_items;
 	hooks->map = map_record;
-	hooks->check_json = check_json;
 	hooks->load_token = load_token;
 	hooks->save_token = save_token;
 	hooks->progress = show_progress;

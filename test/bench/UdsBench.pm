@@ -19,6 +19,7 @@ use FindBin;
 use lib "$FindBin::RealBin/../lib";
 
 use IO::Handle;
+use POSIX ();
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
@@ -32,6 +33,8 @@ our @EXPORT = qw(
   percentile
   report_statements
   say_out
+  serve_pages
+  start_gate
   status_kib
 );
 
@@ -159,6 +162,59 @@ sub report_statements
 		WHERE d.datname = } . quote($db) . " ORDER BY s.total_exec_time DESC LIMIT $top"));
 	$node->safe_psql('postgres', 'SELECT pg_stat_statements_reset()');
 	return;
+}
+
+# serve_pages($folder): starts the server of the pages and returns its address,
+# and a handle: when that is closed the server ends
+sub serve_pages
+{
+	my ($folder) = @_;
+
+	pipe my $in, my $keep or die "could not make a pipe: $!";
+	pipe my $port, my $out or die "could not make a pipe: $!";
+	my $pid = fork();
+	die "could not fork: $!" unless defined $pid;
+	if ($pid == 0)
+	{
+		close $keep;
+		open STDIN, '<&', $in;
+		open STDOUT, '>&', $out;
+		no warnings 'exec';
+		exec 'python3', "$FindBin::RealBin/serve.py", $folder;
+		POSIX::_exit(127);
+	}
+	close $out;
+	chomp(my $number = <$port> // die 'the server of the pages did not start');
+	return ("http://127.0.0.1:$number", $keep);
+}
+
+# start_gate($node, $db, $source, $columns): starts a session that holds the
+# row of the source, for which every task asks before it writes anything, and
+# gives it free when the task has come there.  It then prints $columns: of p, the
+# task in uds.progress, and l, the lock that it waits for in pg_locks.
+sub start_gate
+{
+	my ($node, $db, $source, $columns) = @_;
+	my $waiting = q{
+		FROM uds.progress p JOIN pg_locks l ON l.pid = p.pid AND NOT l.granted};
+	my @statements = (
+		'BEGIN',
+		"SELECT 'held' FROM uds.source_settings WHERE name = " . quote($source) . ' FOR NO KEY UPDATE',
+		qq{DO \$\$
+		BEGIN
+			WHILE NOT EXISTS (SELECT $waiting)
+				AND NOT EXISTS (SELECT FROM uds.tasks WHERE status = 'failed')
+			LOOP
+				PERFORM pg_sleep(0.002);
+			END LOOP;
+		END \$\$},
+		"SELECT $columns $waiting",
+		'COMMIT');
+
+	open my $gate, '-|', 'psql', '-XAtq', '-d', $node->connstr($db), map { ('-c', $_) } @statements
+	  or die "could not run psql: $!";
+	die 'the row of the source could not be locked' unless <$gate> eq "held\n";
+	return $gate;
 }
 
 END { $? = 1 if $missed; }

@@ -11,7 +11,6 @@ use UdsBench;
 
 use JSON::PP ();
 use List::Util qw(max sum0);
-use POSIX ();
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
@@ -71,58 +70,6 @@ sub stream
 	};
 }
 
-# Starts the server of the pages and returns its address, and a handle: when
-# that is closed the server ends.
-sub serve
-{
-	my ($folder) = @_;
-
-	pipe my $in, my $keep or die "could not make a pipe: $!";
-	pipe my $port, my $out or die "could not make a pipe: $!";
-	my $pid = fork();
-	die "could not fork: $!" unless defined $pid;
-	if ($pid == 0)
-	{
-		close $keep;
-		open STDIN, '<&', $in;
-		open STDOUT, '>&', $out;
-		no warnings 'exec';
-		exec 'python3', "$here/serve.py", $folder;
-		POSIX::_exit(127);
-	}
-	close $out;
-	chomp(my $number = <$port> // die 'the server of the pages did not start');
-	return ("http://127.0.0.1:$number", $keep);
-}
-
-# Starts a session that holds the row of the source, for which every task
-# asks before it writes anything, and gives it free when the task has come
-# there.  It then prints the position of the WAL and how long the task waited.
-sub start_gate
-{
-	my ($node) = @_;
-	my $waiting = q{
-		FROM uds.progress p JOIN pg_locks l ON l.pid = p.pid AND NOT l.granted};
-	my @statements = (
-		'BEGIN',
-		q{SELECT 'held' FROM uds.source_settings WHERE name = 'bench' FOR NO KEY UPDATE},
-		qq{DO \$\$
-		BEGIN
-			WHILE NOT EXISTS (SELECT $waiting)
-				AND NOT EXISTS (SELECT FROM uds.tasks WHERE status = 'failed')
-			LOOP
-				PERFORM pg_sleep(0.002);
-			END LOOP;
-		END \$\$},
-		qq{SELECT pg_current_wal_insert_lsn(), 1000 * extract(epoch FROM clock_timestamp() - max(l.waitstart)) $waiting},
-		'COMMIT');
-
-	open my $gate, '-|', 'psql', '-XAtq', '-d', $node->connstr('uds'), map { ('-c', $_) } @statements
-	  or die "could not run psql: $!";
-	die 'the row of the source could not be locked' unless <$gate> eq "held\n";
-	return $gate;
-}
-
 # What was written to our tables so far, rolled back or not
 sub written
 {
@@ -156,7 +103,8 @@ sub run_uds
 	my %run;
 
 	$node->safe_psql('uds', 'CHECKPOINT');
-	my $gate = start_gate($node);
+	my $gate = start_gate($node, 'uds', 'bench',
+		'pg_current_wal_insert_lsn(), 1000 * extract(epoch FROM clock_timestamp() - l.waitstart)');
 	my $task = $node->safe_psql('uds', q{SELECT uds_sync('bench')});
 	$node->poll_query_until('uds', "SELECT count(*) = 1 FROM uds.progress WHERE task_id = $task")
 	  or die "task $task does not run";
@@ -246,7 +194,7 @@ foreach my $name ('first', 'unchanged')
 
 $node->safe_psql('postgres', 'CREATE DATABASE uds');
 $node->safe_psql('uds', 'CREATE EXTENSION uds');
-my ($url, $server) = serve("$data/served");
+my ($url, $server) = serve_pages("$data/served");
 $node->safe_psql('uds', q{INSERT INTO uds.source_types (name, title, manifest) VALUES ('bench', 'Bench', }
 	  . quote(JSON::PP->new->canonical->encode($manifest)) . ')');
 $node->safe_psql('uds', 'SELECT uds_create_source('

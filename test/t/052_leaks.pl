@@ -48,14 +48,19 @@ sub watch
 	my ($query, $end, $what) = @_;
 	my (@memory, @files, %workers);
 	my $done = 0;
+	my $before = '';
 
 	local $Test::Builder::Level = $Test::Builder::Level + 1;
 	for (my $try = 0; $try < 100 * $PostgreSQL::Test::Utils::timeout_default && $done < $end; $try++)
 	{
-		($done, my $pid) = split /\|/, $node->safe_psql('postgres', $query);
-		my ($kb, $count) = $pid ? usage($pid) : ();
+		# it counts if the worker was at it before and is afterwards
+		my ($kb, $count) = $before ne '' ? usage($before) : ();
 
-		if ($kb)
+		($done, my $pid) = split /\|/, $node->safe_psql('postgres', $query);
+		my $same = ($pid // '') eq $before;
+
+		$before = $pid // '';
+		if ($kb && $same)
 		{
 			my $part = $done < $end / 5 ? 0 : $done < 3 * $end / 5 ? 1 : 2;
 

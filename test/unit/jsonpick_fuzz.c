@@ -7,9 +7,10 @@
  *
  *-------------------------------------------------------------------------
  */
-/* sources: src/connector/jsonpick.c */
+/* sources: src/connector/jsonpick.c src/connector/jsoncheck.c */
 #include "arena.h"
 
+#include "connector/jsoncheck.h"
 #include "connector/jsonpick.h"
 
 extern int	LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
@@ -22,6 +23,7 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	size_t		len = size - used;
 	char	   *page = palloc(len + 1);
 	const char *mended;
+	const char *broken;
 	cJSON	   *root;
 
 	memcpy(page, data + used, len);
@@ -31,7 +33,7 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		abort();
 	if (uds_json_mend(mended, len) != mended)
 		abort();
-	if (uds_json_refuse(page, len) == NULL)
+	if (uds_json_refuse(page, len, &broken) == NULL)
 	{
 		root = cJSON_ParseWithLength(mended, len);
 		if (root != NULL && uds_json_path_valid(path))

@@ -10,8 +10,6 @@
 /* sources: src/connector/jsonpick.c */
 #include "postgres_fe.h"
 
-#include "lib/stringinfo.h"
-
 #include "connector/jsonpick.h"
 
 static int	tests = 0;
@@ -48,35 +46,6 @@ mends(const char *json, const char *expected, const char *what)
 		printf("# got %s, expected %s\n", mended, expected);
 }
 
-/* Whether so many brackets around a number are too deep. */
-static bool
-too_deep(int brackets)
-{
-	StringInfoData text;
-
-	initStringInfo(&text);
-	for (int i = 0; i < brackets; i++)
-		appendStringInfoChar(&text, i % 2 ? '[' : '{');
-	return uds_json_refuse(text.data, text.len) != NULL;
-}
-
-/* Whether a list of so many of that is too much. */
-static bool
-too_many(int count, const char *value)
-{
-	size_t		each = strlen(value);
-	size_t		len = 1 + count * each;
-	char	   *text = malloc(len + 1);
-	const char *refused;
-
-	text[0] = '[';
-	for (int i = 0; i < count; i++)
-		memcpy(text + 1 + i * each, value, each);
-	refused = uds_json_refuse(text, len);
-	free(text);
-	return refused != NULL;
-}
-
 int
 main(void)
 {
@@ -93,22 +62,6 @@ main(void)
 	mends("\"\\ud83d\\u", "\"\\ufffd\\u", "a pair cut short");
 	mends("\\", NULL, "a backslash at the end");
 	mends("", NULL, "nothing");
-
-	ok(!too_deep(1000), "cJSON follows a thousand brackets");
-	ok(too_deep(1001), "but no more");
-	ok(uds_json_refuse("[[]][[]]", 8) == NULL, "closed brackets do not count");
-	ok(!too_deep(0), "nor do none");
-	{
-		char		quoted[2100] = "\"\\\"";
-
-		memset(quoted + 3, '[', 2000);
-		strcpy(quoted + 2003, "\"");
-		ok(uds_json_refuse(quoted, 2004) == NULL, "nor do those in a string");
-	}
-	ok(!too_many(3999999, ",0"), "four million values are parsed");
-	ok(too_many(4000000, ",0"), "but no more");
-	ok(too_many(4000001, "[]"), "lists in a list count, too");
-	ok(!too_many(4000001, "\",\""), "commas in a string do not");
 
 	printf("1..%d\n", tests);
 	return failures > 0;
