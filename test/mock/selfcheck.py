@@ -9,12 +9,13 @@ from check_dingtalk import DingTalk
 from check_entra import Entra
 from check_faults import Faults, Process
 from check_feishu import Feishu
+from check_google import Google
 from check_keycloak import Keycloak
 from check_okta import Okta
 from check_service import Control, Generator, Ids, Reading, Tokens
 
-__all__ = ["Control", "DingTalk", "Entra", "Faults", "Feishu", "Generator", "Ids",
-           "Keycloak", "Okta", "Process", "Reading", "Tokens"]
+__all__ = ["Control", "DingTalk", "Entra", "Faults", "Feishu", "Generator",
+           "Google", "Ids", "Keycloak", "Okta", "Process", "Reading", "Tokens"]
 
 if __name__ == "__main__":
     unittest.main()

@@ -21,6 +21,7 @@ from directory import generate, tiny
 from entra import Entra
 from faults import Fault
 from feishu import Feishu, Lark
+from google import Google
 from httpd import Loop, Reply, Server
 from keycloak import Keycloak
 from okta import Okta
@@ -31,6 +32,7 @@ SERVICES = {service.name: service for service in (
     DingTalk,
     Entra,
     Feishu,
+    Google,
     Keycloak,
     Lark,
     Okta,
