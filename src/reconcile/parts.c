@@ -11,7 +11,6 @@
  */
 #include "postgres.h"
 
-#include "catalog/pg_collation.h"
 #include "catalog/pg_type.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
@@ -40,6 +39,20 @@ static const char *const complete_sql =
 "         WHERE n.partial"
 "         GROUP BY n.data_type, n.uid_key) AS p"
 " WHERE i.data_type = p.data_type AND i.uid_key = p.uid_key AND NOT i.partial";
+
+/*
+ * A part that the service would not show leaves what it brought before: keys
+ * that the record lacks now are those of the record as it is known.  $1 source,
+ * $2 what kind of records, $3 their uids.
+ */
+static const char *const keep_sql =
+"UPDATE uds_incoming i"
+"   SET data = r.data || i.data,"
+"       hash = uds.record_hash(r.data || i.data)"
+"  FROM uds.records r"
+" WHERE i.data_type = $2 AND i.uid = ANY ($3) AND NOT i.partial"
+"   AND r.source_id = $1 AND r.data_type = i.data_type AND r.uid_key = i.uid_key"
+"   AND NOT r.deleted";
 
 static const char *const drop_partial_sql =
 "DELETE FROM uds_incoming WHERE partial";
@@ -75,7 +88,7 @@ static const char *const recall_sql =
 /*
  * The memberships of all users that are here: what the members say, and of
  * departments about which nothing is known what the record said before.
- * $3 read incrementally, $4 keys of departments whose members could not be
+ * $3 read incrementally, $4 uids of departments whose members could not be
  * read, $5 whether case counts not in uids of departments.
  *
  * The list has the order of the page that tells all of it; where it is from
@@ -105,7 +118,8 @@ static const char *const join_sql =
 "                FROM (SELECT CASE jsonb_typeof(d.value) WHEN 'object' THEN d.value ->> 'uid'"
 "                                                        ELSE d.value #>> '{}' END AS uid) AS u) AS k"
 "       WHERE i.data_type = 'user' AND ($3 OR $4 <> '{}')"
-"         AND (k.uid_key = ANY ($4)"
+"         AND (k.uid_key IN (SELECT CASE WHEN $5 THEN lower(s.node) ELSE s.node END"
+"                              FROM unnest($4) AS s (node))"
 "              OR $3 AND NOT EXISTS (SELECT 1"
 "                                      FROM uds_incoming g"
 "                                     WHERE g.data_type = 'department' AND g.uid_key = k.uid_key))),"
@@ -132,25 +146,26 @@ static const char *const join_sql =
 static const char *const drop_members_sql =
 "DELETE FROM uds_incoming WHERE data_type = 'member'";
 
-/* Keys of the departments whose members the service did not show, as text[]. */
-static Datum
-unseen_departments(const UdsPages *pages, bool fold)
+/*
+ * The nodes for which the service did not show records of a kind, as text[];
+ * NULL if there are none.
+ */
+static ArrayType *
+unseen_nodes(const UdsPages *pages, const char *data_type)
 {
-	ArrayBuildState *keys = initArrayResult(TEXTOID, CurrentMemoryContext, false);
+	ArrayBuildState *nodes = initArrayResult(TEXTOID, CurrentMemoryContext, false);
 	ListCell   *lc;
 
 	foreach(lc, pages->skipped)
 	{
 		const UdsSkippedNode *node = lfirst(lc);
-		Datum		key = CStringGetTextDatum(node->node);
 
-		if (node->data_type == NULL || strcmp(node->data_type, "member") != 0)
-			continue;
-		if (fold)
-			key = DirectFunctionCall1Coll(lower, DEFAULT_COLLATION_OID, key);
-		accumArrayResult(keys, key, false, TEXTOID, CurrentMemoryContext);
+		if (node->data_type != NULL && strcmp(node->data_type, data_type) == 0)
+			accumArrayResult(nodes, CStringGetTextDatum(node->node), false, TEXTOID,
+							 CurrentMemoryContext);
 	}
-	return makeArrayResult(keys, CurrentMemoryContext);
+	return nodes->nelems == 0 ? NULL :
+		DatumGetArrayTypeP(makeArrayResult(nodes, CurrentMemoryContext));
 }
 
 /* Puts what is partial into the records that it completes. */
@@ -159,9 +174,20 @@ complete_records(const UdsRun *run, const UdsPages *pages)
 {
 	Oid			types[2] = {INT8OID, INT4OID};
 	Datum		values[2] = {Int64GetDatum(pages->task), Int32GetDatum(pages->attempt)};
+	static const char *const kinds[] = {UDS_TYPE_USER, UDS_TYPE_DEPARTMENT};
 
 	uds_stage_analyze(run, "uds_incoming (n, data_type, partial, uid_key)");
 	uds_spi_exec(complete_sql, 2, types, values, NULL);
+	for (int i = 0; i < lengthof(kinds); i++)
+	{
+		Oid			keep_types[3] = {INT8OID, TEXTOID, TEXTARRAYOID};
+		ArrayType  *nodes = unseen_nodes(pages, kinds[i]);
+		Datum		keep[3] = {Int64GetDatum(run->source->id), CStringGetTextDatum(kinds[i]),
+		PointerGetDatum(nodes)};
+
+		if (nodes != NULL)
+			uds_spi_exec(keep_sql, 3, keep_types, keep, NULL);
+	}
 	uds_stage_exec(run, drop_partial_sql);
 }
 
@@ -175,6 +201,7 @@ uds_parts_join(const UdsRun *run, const UdsPages *pages, bool members, bool fold
 {
 	Oid			types[5] = {INT8OID, INT8OID, BOOLOID, TEXTARRAYOID, BOOLOID};
 	Datum		values[5] = {Int64GetDatum(run->source->id), Int64GetDatum(run->task->id)};
+	ArrayType  *nodes;
 
 	complete_records(run, pages);
 	if (!members)
@@ -182,7 +209,8 @@ uds_parts_join(const UdsRun *run, const UdsPages *pages, bool members, bool fold
 	if (pages->incremental)
 		uds_stage_exec(run, recall_sql);
 	values[2] = BoolGetDatum(pages->incremental);
-	values[3] = unseen_departments(pages, fold);
+	nodes = unseen_nodes(pages, "member");
+	values[3] = PointerGetDatum(nodes ? nodes : construct_empty_array(TEXTOID));
 	values[4] = BoolGetDatum(fold);
 	uds_stage_analyze(run, "uds_incoming (n, data_type, uid_key)");
 	uds_spi_exec(join_sql, 5, types, values, NULL);

@@ -91,6 +91,7 @@ class Entra(Service):
         self.issued = 0
         self.failures = 0
         self.first_names = {}
+        self.once_set = {}
         self.rounds = []
         self.deltas = []
         self.turn = 0
@@ -232,8 +233,11 @@ class Entra(Service):
         for person in self.directory.people.values():
             if person.status != "left":
                 row = self.person_row(person)
-                rows[row["id"]] = {key: None if value == "" else value
-                                   for key, value in row.items()}
+                row = {key: None if value == "" else value
+                       for key, value in row.items()}
+                rows[row["id"]] = row
+                self.once_set.setdefault(row["id"], set()).update(
+                    key for key, value in row.items() if value is not None)
         return rows
 
     def groups(self):
@@ -374,7 +378,9 @@ class Entra(Service):
         entries = []
         later = []
         for ident, row in now["rows"].items():
-            entry = {k: v for k, v in row.items() if v is not None}
+            known = self.once_set.get(ident, ())
+            entry = {k: v for k, v in row.items()
+                     if v is not None or k in known}
             if self.settings["duplicates"]:
                 entries.append(dict(entry, displayName="of yesterday"))
             chunks = self.in_chunks(now, ident)
