@@ -236,7 +236,7 @@ append_link(StringInfo url, const UdsRun *run, const UdsCall *request,
 		ereport(ERROR,
 				(errcode(ERRCODE_PROTOCOL_VIOLATION),
 				 errmsg("could not read stream \"%s\" of source \"%s\": it begins with %s",
-						request->stream ? request->stream->name : UDS_STREAM_AUTH, run->source,
+						request->stream->name, run->source,
 						uds_text_shown(run, request, problem, strlen(problem)))));
 	appendStringInfoString(url, resolved);
 }
@@ -251,6 +251,10 @@ make_url(const UdsRun *run, const UdsCall *request, const Filler *filler)
 	initStringInfo(&url);
 	if (request->link != NULL)
 		appendStringInfoString(&url, request->link);
+	else if (request->spec->url != NULL && request->stream == NULL)
+		/* a token request: what the options say, and no link of the service */
+		uds_template_expand(&url, request->spec->url, UDS_ESCAPE_RAW,
+							filler->variables, filler->count, filler->redacted);
 	else if (request->spec->url != NULL)
 		append_link(&url, run, request, filler);
 	else

@@ -155,6 +155,10 @@ foreach my $kind (sort keys %by)
 	logged_in("a token by $kind", 'header', { request => $by{$kind}, %reply, %bearer });
 	is(seen(qr/token/), 1, "a token by $kind: one is enough");
 }
+logged_in('a token from another address', 'header',
+	{ request => { method => 'POST', url => '{options.token_url}', form => $by{form}{form} }, %reply, %bearer },
+	declared => { token_url => {} }, token_url => 'http://localhost:' . $mock->port . '/rest/token/form');
+like(query(q{SELECT request FROM uds.raw_log WHERE stream = 'auth' ORDER BY id DESC LIMIT 1}), qr{^POST http://localhost:}, 'which is the one of the option');
 logged_in('a token in the query', 'query', { request => $by{json}, %reply, send => { query => { token => '{token}' } } });
 logged_in('a token in the body', 'body', { request => $by{json}, %reply, send => { json => { token => '{token}' } } },
 	people => { request => { method => 'POST', path => '/all/people', json => { x => 1 } } });
