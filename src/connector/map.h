@@ -19,6 +19,7 @@ typedef struct UdsMapProgram
 {
 	Jsonb	   *stream;			/* what it was compiled from */
 	UdsPath    *records;		/* NULL if the stream has none */
+	bool		whole;			/* the page is the record */
 	UdsPath    *unnest;			/* over a record: those to map, or NULL */
 	UdsPath    *where[2];		/* conditions of stream and source, or NULL */
 	UdsFields  *fields;			/* NULL = records are taken as they are */

@@ -59,6 +59,8 @@ uds_map_compile(Jsonb *stream)
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("stream of a manifest must be a JSON object")));
 	program->records = compile_path(&root, "records");
+	program->whole = uds_value_member(&root, "records", 7, &member) &&
+		member.type == jbvString && member.val.string.len == 1;
 	program->unnest = compile_path(&root, "unnest");
 	program->where[0] = compile_path(&root, "where");
 	program->where[1] = compile_path(&root, "source_where");
@@ -122,7 +124,9 @@ uds_map_one(void *arg)
 		uds_value_from_jsonb(scope.jsonb, &call->value);
 	}
 	call->is_json = true;
-	if (call->program->unnest == NULL && !uds_value_is_object(&call->value))
+	/* of a page that is a list, the page may be the record */
+	if (call->program->unnest == NULL && !call->program->whole &&
+		!uds_value_is_object(&call->value))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("record is not a JSON object")));

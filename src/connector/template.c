@@ -85,8 +85,9 @@ uds_template_parse(const char *text, char **error)
 	return template;
 }
 
+/* "plain" are characters that stand for themselves, besides letters and digits. */
 static void
-escape_url(StringInfo out, const char *value, bool dots)
+escape_url(StringInfo out, const char *value, const char *plain)
 {
 	static const char digits[] = "0123456789ABCDEF";
 	const unsigned char *p;
@@ -94,8 +95,7 @@ escape_url(StringInfo out, const char *value, bool dots)
 	for (p = (const unsigned char *) value; *p != '\0'; p++)
 	{
 		if ((*p >= 'a' && *p <= 'z') || (*p >= 'A' && *p <= 'Z') ||
-			(*p >= '0' && *p <= '9') || *p == '-' || *p == '_' || *p == '~' ||
-			(*p == '.' && !dots))
+			(*p >= '0' && *p <= '9') || strchr(plain, *p) != NULL)
 			appendStringInfoChar(out, (char) *p);
 		else
 		{
@@ -138,10 +138,10 @@ uds_template_escape(StringInfo out, const char *value, UdsEscape escape)
 			appendStringInfoString(out, value);
 			break;
 		case UDS_ESCAPE_QUERY:
-			escape_url(out, value, false);
+			escape_url(out, value, "-_~.");
 			break;
 		case UDS_ESCAPE_PATH:
-			escape_url(out, value, value[strspn(value, ".")] == '\0');
+			escape_url(out, value, value[strspn(value, ".")] == '\0' ? "-_~" : "-_~.");
 			break;
 		case UDS_ESCAPE_JSON:
 			escape_json_text(out, value);
@@ -163,8 +163,23 @@ find_variable(const UdsVariable *variables, int count, const char *name)
 }
 
 /*
- * Appends the template with its placeholders filled in.  Only values are
- * escaped; the template's own text is not.  Secret values come out as
+ * The template's own text: in a query or a form nothing in it separates, but
+ * what need not be escaped is left to be read.
+ */
+static void
+append_own(StringInfo out, const char *text, UdsEscape escape)
+{
+	if (escape == UDS_ESCAPE_QUERY)
+		escape_url(out, text, "-_~.!$'()*,/:;?@");
+	else if (escape == UDS_ESCAPE_JSON)
+		escape_json_text(out, text);
+	else
+		appendStringInfoString(out, text);
+}
+
+/*
+ * Appends the template with its placeholders filled in, everything escaped for
+ * where it goes, but for the template's own text in paths and headers.  Secret values come out as
  * redacted, if that is not NULL.  Returns false, having appended nothing, if the template
  * is one placeholder alone and that has no value; elsewhere a placeholder
  * without a value is empty.
@@ -183,7 +198,7 @@ uds_template_expand(StringInfo out, const UdsTemplate *template,
 
 		if (!part->variable)
 		{
-			appendStringInfoString(out, part->text);
+			append_own(out, part->text, escape);
 			continue;
 		}
 		variable = find_variable(variables, count, part->text);

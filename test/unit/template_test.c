@@ -92,7 +92,11 @@ static void
 check_escape(void)
 {
 	is(expand("a b&{odd}", UDS_ESCAPE_QUERY, NULL),
-	   "a b&a%20b%2Fc%3Fd%26e%3Df%25%C3%A9", "query: the value, not the text");
+	   "a%20b%26a%20b%2Fc%3Fd%26e%3Df%25%C3%A9", "query: nothing in it separates");
+	is(expand("id,name:(a/b) eq \"{plain}\"#%", UDS_ESCAPE_QUERY, NULL),
+	   "id,name:(a/b)%20eq%20%22abc%22%23%25", "query: its own text stays readable");
+	is(expand("say \"{quote}\"", UDS_ESCAPE_JSON, NULL),
+	   "say \\\"say \\\"hi\\\"\\\\\\u000a\\\"", "JSON: its own text as well");
 	is(expand("/x/{odd}", UDS_ESCAPE_PATH, NULL),
 	   "/x/a%20b%2Fc%3Fd%26e%3Df%25%C3%A9", "path");
 	is(expand("/x/{dots}/y", UDS_ESCAPE_PATH, NULL), "/x/%2E%2E/y",
@@ -105,8 +109,8 @@ check_escape(void)
 static void
 check_redact(void)
 {
-	is(expand("k={options.secret}&t={token}", UDS_ESCAPE_QUERY, REDACTED),
-	   "k=********&t=********", "secrets of a template");
+	is(expand("k:{options.secret};t:{token}", UDS_ESCAPE_QUERY, REDACTED),
+	   "k:********;t:********", "secrets of a template");
 	is(expand("{plain}", UDS_ESCAPE_QUERY, REDACTED), "abc", "what is no secret stays");
 }
 

@@ -1,0 +1,143 @@
+# UdsService: what the tests of one service share: syncs of it, what is in the
+# tables then, steering its mock.
+package UdsService;
+
+use strict;
+use warnings;
+
+use Exporter 'import';
+use JSON::PP ();
+use UdsTest qw(:DEFAULT query);
+
+our @EXPORT = qw(
+  counts
+  create_source
+  dump_tables
+  edit
+  faults
+  field
+  members
+  parent
+  person
+  service
+  settings
+  sync_as
+);
+
+my $json = JSON::PP->new->canonical;
+my ($node, $mock, $name);
+
+# the task of the last sync_as()
+our $task;
+
+# service($node, $mock, $name): which one it is about
+sub service
+{
+	($node, $mock, $name) = @_;
+	return;
+}
+
+# create_source($source, %options): of the type of the service, with a guard that
+# does not mind a few leavers
+sub create_source
+{
+	my ($source, %options) = @_;
+
+	query('SELECT uds_create_source(' . quote($source) . ', ' . quote($name) . ', ' . quote($json->encode(\%options)) . ', guard_min => 100)');
+	return;
+}
+
+# sync_as($mode, $source): syncs and notes the task, which may end in any way
+sub sync_as
+{
+	my ($mode, $source) = @_;
+
+	$task = query('SELECT uds_sync(' . quote($source // $name) . ', ' . quote($mode) . ')');
+	return wait_task($node, $task);
+}
+
+# field($expression): of that task
+sub field
+{
+	my ($expression) = @_;
+
+	return task_field($node, $task, $expression);
+}
+
+# counts(): of that task, in one line
+sub counts
+{
+	return field(q{concat_ws(' ', fetched, created, updated, enabled, disabled, deleted, linked, unlinked, unchanged, failed)});
+}
+
+# settings(%settings): of the mock's service
+sub settings
+{
+	$mock->control({ settings => { $name => {@_} } });
+	return;
+}
+
+# edit(%changes): of the mock's directory
+sub edit
+{
+	$mock->control({ edit => {@_} });
+	return;
+}
+
+# faults(@faults): the only ones from now on
+sub faults
+{
+	$mock->control({ faults => [@_] });
+	return;
+}
+
+# person($nickname, $expression): of one person's row
+sub person
+{
+	my ($nickname, $expression) = @_;
+
+	return query("SELECT $expression FROM uds.users WHERE nickname = " . quote($nickname));
+}
+
+# members($title): who is in a department, leaders with a star
+sub members
+{
+	my ($title) = @_;
+
+	return query(qq{
+		SELECT string_agg(u.nickname || CASE WHEN m.is_owner THEN '*' ELSE '' END, ', ' ORDER BY u.nickname COLLATE "C")
+		  FROM uds.department_members m
+		  JOIN uds.users u ON u.id = m.user_id
+		  JOIN uds.departments d ON d.id = m.department_id
+		 WHERE d.title = } . quote($title));
+}
+
+# parent($title): the title of the department above, or "none"
+sub parent
+{
+	my ($title) = @_;
+
+	return query(q{
+		SELECT coalesce(p.title, 'none')
+		  FROM uds.departments d
+		  LEFT JOIN uds.departments p ON p.id = d.parent_id
+		 WHERE d.title = } . quote($title));
+}
+
+# dump_tables(): everything but times and ids, to compare
+sub dump_tables
+{
+	return query(q{
+		SELECT 'u', username, nickname, email, phone, title, enabled::text, NULL FROM uds.users
+		 UNION ALL
+		SELECT 'd', d.title, p.title, d.enabled::text, NULL, NULL, NULL, NULL
+		  FROM uds.departments d LEFT JOIN uds.departments p ON p.id = d.parent_id
+		 UNION ALL
+		SELECT 'm', d.title, u.username, m.is_owner::text, NULL, NULL, NULL, NULL
+		  FROM uds.department_members m
+		  JOIN uds.users u ON u.id = m.user_id
+		  JOIN uds.departments d ON d.id = m.department_id
+		 ORDER BY 1, 2, 3});
+}
+
+1;
