@@ -54,6 +54,23 @@ static const char *const keep_sql =
 "   AND r.source_id = $1 AND r.data_type = i.data_type AND r.uid_key = i.uid_key"
 "   AND NOT r.deleted";
 
+/*
+ * Where parts of records tell of a department what is below it, those below
+ * one whose members were not shown stay there.  $1 source, $3 its uid and those
+ * of others like it.
+ */
+static const char *const keep_parents_sql =
+"UPDATE uds_incoming i"
+"   SET data = i.data || jsonb_build_object('parentUid', r.data -> 'parentUid'),"
+"       hash = uds.record_hash(i.data || jsonb_build_object('parentUid', r.data -> 'parentUid'))"
+"  FROM uds.records r"
+" WHERE i.data_type = 'department' AND NOT i.partial AND i.data ->> 'parentUid' IS NULL"
+"   AND r.source_id = $1 AND r.data_type = 'department' AND r.uid_key = i.uid_key"
+"   AND NOT r.deleted AND r.data ->> 'parentUid' = ANY ($3)"
+"   AND EXISTS (SELECT 1"
+"                 FROM uds_incoming p"
+"                WHERE p.partial AND p.data_type = 'department')";
+
 static const char *const drop_partial_sql =
 "DELETE FROM uds_incoming WHERE partial";
 
@@ -88,8 +105,8 @@ static const char *const recall_sql =
 /*
  * The memberships of all users that are here: what the members say, and of
  * departments about which nothing is known what the record said before.
- * $3 read incrementally, $4 uids of departments whose members could not be
- * read, $5 whether case counts not in uids of departments.
+ * $3 not all departments were read, $4 uids of departments whose members could
+ * not be read, $5 whether case counts not in uids of departments.
  *
  * The list has the order of the page that tells all of it; where it is from
  * several, that of the uids, whichever of them came first.
@@ -174,19 +191,27 @@ complete_records(const UdsRun *run, const UdsPages *pages)
 {
 	Oid			types[2] = {INT8OID, INT4OID};
 	Datum		values[2] = {Int64GetDatum(pages->task), Int32GetDatum(pages->attempt)};
-	static const char *const kinds[] = {UDS_TYPE_USER, UDS_TYPE_DEPARTMENT};
+	static const struct
+	{
+		const char *type;
+		const char *sql;
+	}			kept[] = {
+		{UDS_TYPE_USER, keep_sql},
+		{UDS_TYPE_DEPARTMENT, keep_sql},
+		{"member", keep_parents_sql}
+	};
 
 	uds_stage_analyze(run, "uds_incoming (n, data_type, partial, uid_key)");
 	uds_spi_exec(complete_sql, 2, types, values, NULL);
-	for (int i = 0; i < lengthof(kinds); i++)
+	for (int i = 0; i < lengthof(kept); i++)
 	{
 		Oid			keep_types[3] = {INT8OID, TEXTOID, TEXTARRAYOID};
-		ArrayType  *nodes = unseen_nodes(pages, kinds[i]);
-		Datum		keep[3] = {Int64GetDatum(run->source->id), CStringGetTextDatum(kinds[i]),
+		ArrayType  *nodes = unseen_nodes(pages, kept[i].type);
+		Datum		keep[3] = {Int64GetDatum(run->source->id), CStringGetTextDatum(kept[i].type),
 		PointerGetDatum(nodes)};
 
 		if (nodes != NULL)
-			uds_spi_exec(keep_sql, 3, keep_types, keep, NULL);
+			uds_spi_exec(kept[i].sql, 3, keep_types, keep, NULL);
 	}
 	uds_stage_exec(run, drop_partial_sql);
 }
@@ -208,7 +233,7 @@ uds_parts_join(const UdsRun *run, const UdsPages *pages, bool members, bool fold
 		return;
 	if (pages->incremental)
 		uds_stage_exec(run, recall_sql);
-	values[2] = BoolGetDatum(pages->incremental);
+	values[2] = BoolGetDatum(pages->incremental || !pages->complete);
 	nodes = unseen_nodes(pages, "member");
 	values[3] = PointerGetDatum(nodes ? nodes : construct_empty_array(TEXTOID));
 	values[4] = BoolGetDatum(fold);

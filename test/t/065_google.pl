@@ -302,16 +302,23 @@ foreach my $way ([ hidden_groups => 'may not be seen' ], [ missing_groups => 'is
 {
 	my ($setting, $name) = @$way;
 
-	settings($setting => [ 2, 4 ]);
+	settings($setting => [ 2, 3 ]);
 	is(sync_as('auto', 'groups'), 'partial', "a group that $name: partial");
 	is(field('complete'), 'f', "a group that $name: not complete");
 	is(query("SELECT count(*) FROM uds.task_errors WHERE task_id = $task AND message LIKE '%\"members\"%'"), 2, "a group that $name: each has an error");
 	is(members('Sales'), 'Anna Keller*, Li Na, Marco Rossi, Sofia Lind', "a group that $name keeps its members");
+	is(parent('Platform Team'), 'Engineering', "a group that $name keeps those below it");
 	settings($setting => []);
 }
 is(sync_as('auto', 'groups'), 'success', 'then they can be seen again');
 is(members('Sales'), 'Anna Keller*, Marco Rossi', 'and who left them is gone');
 is(members('Platform Team'), "Grace Obi*, Jonas Holm, Priya Nair*, $zhang", 'and who leads now does');
+edit(departments => { 4 => { parent => 2 } });
+is(sync_as('auto', 'groups'), 'success', 'a group is taken out of one and put into another');
+is(parent('Platform Team'), 'Sales', 'it is below that one');
+query(q{SELECT uds_alter_source('groups', options => '{"user_fields": {"title": "$.customSchemas.HR.badge"}}')});
+is(sync_as('auto', 'groups'), 'success', 'fields of custom schemas are read, too');
+like(person('Jonas Holm', 'title'), qr/^B\d{4}$/, 'for those who ask for them');
 query(q{SELECT uds_drop_source('groups', keep_data => false)});
 
 #

@@ -232,7 +232,21 @@ is(sync_as('auto'), 'partial', 'a group whose members may not be seen makes the 
 is(field('complete'), 'f', 'which is not complete, either');
 is(members('Sales'), 'Anna Keller*, Marco Rossi, New One', 'its members stay');
 settings(hidden_groups => [], old_errors => $false);
+$before = dump_tables();
+faults({ path => '*/children', kind => 'status', status => 403 });
+is(sync_as('auto'), 'partial', 'groups below one that may not be seen: partial');
+is(dump_tables(), $before, 'they stay, and so do their members');
+faults();
 edit(people => { 'wang.fang' => { title => 'Test engineer' } });
+
+edit(people => { 'emma.dubois' => { name => '' }, 'li.na' => { name => '', alias => 'Lina' } });
+is(sync_as('auto'), 'success', 'some have no names');
+is(query(q{SELECT string_agg(nickname, ' ' ORDER BY username) FROM uds.users WHERE username IN ('emma.dubois', 'li.na')}),
+	'emma.dubois Lina', 'who has none goes by the display name, or by the username');
+query(q{SELECT uds_alter_source('keycloak', options => '{"user_fields": {"nickname": {"template": "{$.lastName}{$.firstName}"}, "title": "$.attributes.locale[0]"}}')});
+is(sync_as('auto'), 'success', 'a source can do it its own way');
+is(person('KellerAnna', 'title'), 'en', 'with names the other way round, and other attributes');
+query(q{SELECT uds_alter_source('keycloak', options => '{"user_fields": null}')});
 
 # what several pages can do that one cannot
 $mock->control({ directory => { seed => 5, departments => 130, users => 260 } });
