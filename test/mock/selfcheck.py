@@ -12,10 +12,11 @@ from check_feishu import Feishu
 from check_google import Google
 from check_keycloak import Keycloak
 from check_okta import Okta
+from check_rest import Rest
 from check_service import Control, Generator, Ids, Reading, Tokens
 
 __all__ = ["Control", "DingTalk", "Entra", "Faults", "Feishu", "Generator",
-           "Google", "Ids", "Keycloak", "Okta", "Process", "Reading", "Tokens"]
+           "Google", "Ids", "Keycloak", "Okta", "Process", "Rest", "Reading", "Tokens"]
 
 if __name__ == "__main__":
     unittest.main()
