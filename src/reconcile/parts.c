@@ -19,26 +19,47 @@
 #include "reconcile/stage.h"
 
 /*
- * Keys of partial records go to the whole ones; lists are united.  Which of
- * several requests is answered first must not matter: pages are taken by stream,
- * by what they were asked for, and only within a listing as they came.
- * $1 task, $2 attempt.
+ * The parts of each record, put together: lists are united.  Which of several
+ * requests is answered first must not matter: pages are taken by stream, by what
+ * they were asked for, and only within a listing as they came.  A part with a
+ * null yields to one with a value.  $1 task, $2 attempt.
  */
+#define PARTS \
+"(SELECT n.data_type, n.uid_key," \
+"        uds.unite_all_records(n.data ORDER BY n.data @? '$.* ? (@ == null)' DESC, s.first," \
+"                                              p.context::text COLLATE \"C\", n.n, n.data) AS data" \
+"   FROM uds_incoming n" \
+"   JOIN uds.raw_log p ON p.task_id = $1 AND p.attempt = $2 AND p.seq = n.n / 10000000" \
+"   JOIN (SELECT stream, min(seq) AS first" \
+"           FROM uds.raw_log" \
+"          WHERE task_id = $1 AND attempt = $2" \
+"          GROUP BY stream) AS s ON s.stream = p.stream" \
+"  WHERE n.partial" \
+"  GROUP BY n.data_type, n.uid_key)"
+
+/*
+ * An incremental read may bring a part of a record and not the record: then it
+ * is as it was, but for that part.  $3 source.
+ */
+static const char *const recall_parts_sql =
+"INSERT INTO uds_incoming (n, data_type, merge, partial, uid, uid_key, data, hash)"
+"SELECT -1000000000 - row_number() OVER (), p.data_type, false, false, r.uid, r.uid_key,"
+"       r.data || p.data, uds.record_hash(r.data || p.data)"
+"  FROM " PARTS " AS p"
+"  JOIN uds.records r ON r.source_id = $3 AND r.data_type = p.data_type"
+"                    AND r.uid_key = p.uid_key AND NOT r.deleted"
+" WHERE NOT EXISTS (SELECT 1"
+"                     FROM uds_incoming i"
+"                    WHERE i.data_type = p.data_type AND i.uid_key = p.uid_key"
+"                      AND NOT i.partial)";
+
+/* Keys of the parts go to the whole records that lack them. */
 static const char *const complete_sql =
 "UPDATE uds_incoming i"
 "   SET data = uds.unite_records(p.data, i.data),"
 "       hash = uds.record_hash(uds.unite_records(p.data, i.data))"
-"  FROM (SELECT n.data_type, n.uid_key,"
-"               uds.unite_all_records(n.data ORDER BY s.first, p.context::text COLLATE \"C\", n.n, n.data) AS data"
-"          FROM uds_incoming n"
-"          JOIN uds.raw_log p ON p.task_id = $1 AND p.attempt = $2 AND p.seq = n.n / 10000000"
-"          JOIN (SELECT stream, min(seq) AS first"
-"                  FROM uds.raw_log"
-"                 WHERE task_id = $1 AND attempt = $2"
-"                 GROUP BY stream) AS s ON s.stream = p.stream"
-"         WHERE n.partial"
-"         GROUP BY n.data_type, n.uid_key) AS p"
-" WHERE i.data_type = p.data_type AND i.uid_key = p.uid_key AND NOT i.partial";
+"  FROM " PARTS " AS p"
+" WHERE i.n > -1000000000 AND i.data_type = p.data_type AND i.uid_key = p.uid_key AND NOT i.partial";
 
 /*
  * A part that the service would not show leaves what it brought before: keys
@@ -189,8 +210,9 @@ unseen_nodes(const UdsPages *pages, const char *data_type)
 static void
 complete_records(const UdsRun *run, const UdsPages *pages)
 {
-	Oid			types[2] = {INT8OID, INT4OID};
-	Datum		values[2] = {Int64GetDatum(pages->task), Int32GetDatum(pages->attempt)};
+	Oid			types[3] = {INT8OID, INT4OID, INT8OID};
+	Datum		values[3] = {Int64GetDatum(pages->task), Int32GetDatum(pages->attempt),
+	Int64GetDatum(run->source->id)};
 	static const struct
 	{
 		const char *type;
@@ -202,6 +224,8 @@ complete_records(const UdsRun *run, const UdsPages *pages)
 	};
 
 	uds_stage_analyze(run, "uds_incoming (n, data_type, partial, uid_key)");
+	if (pages->incremental)
+		uds_spi_exec(recall_parts_sql, 3, types, values, NULL);
 	uds_spi_exec(complete_sql, 2, types, values, NULL);
 	for (int i = 0; i < lengthof(kept); i++)
 	{

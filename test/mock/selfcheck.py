@@ -13,10 +13,12 @@ from check_google import Google
 from check_keycloak import Keycloak
 from check_okta import Okta
 from check_rest import Rest
+from check_scim import Scim
 from check_service import Control, Generator, Ids, Reading, Tokens
 
 __all__ = ["Control", "DingTalk", "Entra", "Faults", "Feishu", "Generator",
-           "Google", "Ids", "Keycloak", "Okta", "Process", "Rest", "Reading", "Tokens"]
+           "Google", "Ids", "Keycloak", "Okta", "Process",
+           "Rest", "Reading", "Scim", "Tokens"]
 
 if __name__ == "__main__":
     unittest.main()

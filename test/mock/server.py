@@ -26,6 +26,7 @@ from httpd import Loop, Reply, Server
 from keycloak import Keycloak
 from okta import Okta
 from rest import Rest
+from scim import Scim
 from wecom import WeCom
 
 SERVICES = {service.name: service for service in (
@@ -37,6 +38,7 @@ SERVICES = {service.name: service for service in (
     Lark,
     Okta,
     Rest,
+    Scim,
     WeCom,
 )}
 CONTROL = "/_control"
