@@ -226,7 +226,8 @@ use_page(Probe *probe, const UdsPlanSpec *plan, int at, const UdsCall *page,
 
 		if (value != NULL)
 			values[i] = value;
-		if (other->pages_of != NULL && strcmp(other->pages_of, page->stream->name) == 0)
+		if (other->pages_of != NULL && strcmp(other->pages_of, page->stream->name) == 0 &&
+			uds_manifest_holds(&other->when, probe->run->options, probe->run->noptions))
 			try_record(probe, page, other);
 	}
 }
