@@ -114,9 +114,10 @@ static const char *const drop_rejected_sql =
 /*
  * Of records that came more than once the last copy decides.  Where the
  * manifest says merge, the departments of all copies are joined, each with the
- * flags any copy gave it, in the order in which they first came.  Such copies
- * come in any order, since several requests are in flight: of two spellings of
- * one uid always the same is taken, or each sync would change the record.
+ * flags any copy gave it.  Such copies come in any order, since several requests
+ * are in flight: their lists are taken in the order of what is in them, and of
+ * two spellings of one uid always the same is taken, or each sync would change
+ * the record.
  */
 static const char *const merge_sql =
 "WITH copy AS"
@@ -136,7 +137,7 @@ static const char *const merge_sql =
 "     part AS"
 "     (SELECT c.data_type, c.uid_key, e.uid,"
 "             row_number() OVER (PARTITION BY c.data_type, c.uid_key"
-"                                ORDER BY c.n, e.ord) AS ord,"
+"                                ORDER BY c.data -> 'departments', e.ord, c.n) AS ord,"
 "             e.is_owner, e.is_main"
 "        FROM copy c"
 "        JOIN torn USING (data_type, uid_key)"

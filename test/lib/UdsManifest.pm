@@ -25,7 +25,8 @@ my %before;
 # what the last sync_now() ran
 our $task;
 
-# source_of($node, $mock): whose sources these are
+# source_of($node, $mock): whose sources these are; without a mock, sources say
+# themselves where to read
 sub source_of
 {
 	($node, $mock) = @_;
@@ -75,7 +76,7 @@ sub read_by
 	my ($manifest, %options) = @_;
 	my $call = query(q{SELECT count(*) FROM uds.sources WHERE name = 'plain'}) ? 'uds_alter_source' : 'uds_create_source';
 	my $given = $json->encode({
-		base_url => $mock->base_url('rest'),
+		base_url => $mock ? $mock->base_url('rest') : undef,
 		secret => 's3cr+t/%:=',
 		manifest => $manifest,
 		%options
@@ -90,7 +91,7 @@ sub sync_now
 {
 	my ($mode) = @_;
 
-	%before = %{ $mock->get_control->{by_path} };
+	%before = %{ $mock->get_control->{by_path} } if $mock;
 	$task = query("SELECT uds_sync('plain', '$mode')");
 	return wait_task($node, $task);
 }
