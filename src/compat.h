@@ -32,6 +32,13 @@
 	makeJsonLexContextCstringLen((char *) (json), (len), PG_UTF8, false)
 #endif
 
+/* 18 has it before the declaration, as C11 does */
+#if PG_VERSION_NUM >= 180000
+#define uds_noreturn pg_noreturn
+#else
+#define uds_noreturn pg_attribute_noreturn()
+#endif
+
 /* 18 shows name and version of a loaded module */
 #if PG_VERSION_NUM >= 180000
 #define UDS_MODULE_MAGIC PG_MODULE_MAGIC_EXT(.name = "uds", .version = UDS_VERSION)

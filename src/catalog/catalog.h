@@ -15,6 +15,7 @@
 #include "nodes/pg_list.h"
 #include "utils/jsonb.h"
 #include "utils/timestamp.h"
+#include "compat.h"
 #include "connector/connector.h"
 
 typedef struct UdsSource
@@ -135,7 +136,7 @@ extern Datum uds_source_type_check_options(const char *name, const char *type, O
 										   Datum options);
 
 /* arming.c */
-extern void uds_arming_refuse(const char *source) pg_attribute_noreturn();
+uds_noreturn extern void uds_arming_refuse(const char *source);
 
 /* secrets.c */
 extern void uds_secrets_check_options(const char *name, Datum options, Oid caller);
