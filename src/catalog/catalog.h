@@ -89,6 +89,7 @@ extern uint64 uds_spi_exec(const char *sql, int nargs, Oid *types,
 extern Datum uds_spi_value(const char *sql, int nargs, Oid *types,
 						   Datum *values, const char *nulls, bool *isnull);
 extern char *uds_spi_text(int row, int column);	/* of SPI_tuptable; NULL = null */
+extern void uds_spi_raise(uint64 found);
 
 /* bulk.c: many rows for a table of ours */
 typedef struct UdsBulk UdsBulk;

@@ -106,23 +106,6 @@ static const char *const secret_names_sql =
 "  FROM jsonb_object_keys($1) AS key"
 " WHERE key ~ '(^|_)(secret|password|token|key)$'";
 
-/* ERROR if the last query, of problems, found one. */
-static void
-raise_problem(uint64 found)
-{
-	const char *state;
-	char	   *hint;
-
-	if (found == 0)
-		return;
-	state = uds_spi_text(0, 1);
-	hint = uds_spi_text(0, 3);
-	ereport(ERROR,
-			(errcode(MAKE_SQLSTATE(state[0], state[1], state[2], state[3], state[4])),
-			 errmsg("%s", uds_spi_text(0, 2)),
-			 hint ? errhint("%s", hint) : 0));
-}
-
 /* For uds_value_try(). */
 static void
 compile_fields(void *arg)
@@ -401,7 +384,7 @@ uds_register_source_type(PG_FUNCTION_ARGS)
 	problem[2] = ObjectIdGetDatum(GetUserId());
 	uds_become(uds_extension_owner(), &saved);
 	SPI_connect();
-	raise_problem(uds_spi_exec(problem_sql, 3, problem_types, problem, NULL));
+	uds_spi_raise(uds_spi_exec(problem_sql, 3, problem_types, problem, NULL));
 	if (!PG_ARGISNULL(1))
 		(void) require_manifest(values[1], whose);
 	uds_spi_exec(store_sql, 4, types, values, nulls);
@@ -427,7 +410,7 @@ uds_drop_source_type(PG_FUNCTION_ARGS)
 	name = PG_GETARG_DATUM(0);
 	uds_become(uds_extension_owner(), &saved);
 	SPI_connect();
-	raise_problem(uds_spi_exec(drop_problem_sql, 1, types, &name, NULL));
+	uds_spi_raise(uds_spi_exec(drop_problem_sql, 1, types, &name, NULL));
 	uds_spi_exec("DELETE FROM uds.source_types WHERE name = $1", 1, types, &name, NULL);
 	SPI_finish();
 	uds_unbecome(&saved);

@@ -250,6 +250,26 @@ uds_spi_text(int row, int column)
 }
 
 /*
+ * ERROR if the last query, of problems, found one ("found" rows): columns
+ * SQLSTATE, message, and hint or null.
+ */
+void
+uds_spi_raise(uint64 found)
+{
+	const char *state;
+	char	   *hint;
+
+	if (found == 0)
+		return;
+	state = uds_spi_text(0, 1);
+	hint = uds_spi_text(0, 3);
+	ereport(ERROR,
+			(errcode(MAKE_SQLSTATE(state[0], state[1], state[2], state[3], state[4])),
+			 errmsg("%s", uds_spi_text(0, 2)),
+			 hint ? errhint("%s", hint) : 0));
+}
+
+/*
  * Returns the owner of the extension.  ERROR if it is not installed in this
  * database.  Needs a transaction, no SPI.
  */

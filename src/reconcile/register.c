@@ -193,23 +193,6 @@ typedef struct Registration
 	Oid			caller;
 } Registration;
 
-/* ERROR if the last query, of problems, found one. */
-static void
-raise_problem(uint64 found)
-{
-	const char *state;
-	char	   *hint;
-
-	if (found == 0)
-		return;
-	state = uds_spi_text(0, 1);
-	hint = uds_spi_text(0, 3);
-	ereport(ERROR,
-			(errcode(MAKE_SQLSTATE(state[0], state[1], state[2], state[3], state[4])),
-			 errmsg("%s", uds_spi_text(0, 2)),
-			 hint ? errhint("%s", hint) : 0));
-}
-
 static void
 require_argument(FunctionCallInfo fcinfo, int arg, const char *what)
 {
@@ -249,7 +232,7 @@ store(const Registration *given)
 	Oid			general_types[3] = {TEXTOID, TEXTARRAYOID, TEXTARRAYOID};
 	Datum		general[3] = {given->name, given->accepts, given->after};
 
-	raise_problem(uds_spi_exec(general_problem_sql, 3, general_types, general, NULL));
+	uds_spi_raise(uds_spi_exec(general_problem_sql, 3, general_types, general, NULL));
 	if (OidIsValid(given->target))
 		nulls[5] = 'n';
 	else
@@ -288,7 +271,7 @@ check_mapping(Registration *given, Oid extension_owner)
 								   " WHERE $1 IS NOT NULL",
 								   3, types, values, NULL, &isnull);
 	values[2] = given->columns;
-	raise_problem(uds_spi_exec(mapping_problem_sql, 5, types, values, NULL));
+	uds_spi_raise(uds_spi_exec(mapping_problem_sql, 5, types, values, NULL));
 
 	/* compiles the expressions, for no record */
 	types[0] = JSONBOID;
@@ -362,7 +345,7 @@ uds_register_resource(PG_FUNCTION_ARGS)
 	uds_lock_reconciling();
 	values[0] = ObjectIdGetDatum(given.apply);
 	values[1] = ObjectIdGetDatum(given.caller);
-	raise_problem(uds_spi_exec(function_problem_sql, 2, types, values, NULL));
+	uds_spi_raise(uds_spi_exec(function_problem_sql, 2, types, values, NULL));
 	store(&given);
 	SPI_finish();
 	uds_unbecome(&saved);

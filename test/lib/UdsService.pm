@@ -10,8 +10,10 @@ use JSON::PP ();
 use UdsTest qw(:DEFAULT query);
 
 our @EXPORT = qw(
+  $task
   counts
   create_source
+  drop_source
   dump_tables
   edit
   faults
@@ -19,21 +21,23 @@ our @EXPORT = qw(
   members
   parent
   person
+  row_versions
   service
   settings
   sync_as
 );
 
 my $json = JSON::PP->new->canonical;
-my ($node, $mock, $name);
+my ($node, $mock, $name, %defaults);
 
 # the task of the last sync_as()
 our $task;
 
-# service($node, $mock, $name): which one it is about
+# service($node, $mock, $name, %options): which one it is about, and what its
+# sources are created with unless they say otherwise
 sub service
 {
-	($node, $mock, $name) = @_;
+	($node, $mock, $name, %defaults) = @_;
 	return;
 }
 
@@ -41,10 +45,31 @@ sub service
 # does not mind a few leavers
 sub create_source
 {
-	my ($source, %options) = @_;
+	my ($source, %over) = @_;
+	my %options = (%defaults, %over);
 
-	query('SELECT uds_create_source(' . quote($source) . ', ' . quote($name) . ', ' . quote($json->encode(\%options)) . ', guard_min => 100)');
+	query('SELECT uds_create_source(' . quote($source) . ', ' . quote($name) . ', ' . quote($json->encode(\%options)) . ', guard_min => 1000)');
 	return;
+}
+
+# drop_source($source): with all that came from it
+sub drop_source
+{
+	my ($source) = @_;
+
+	query('SELECT uds_drop_source(' . quote($source) . ', keep_data => false)');
+	return;
+}
+
+# row_versions(): changes when a row of any of the tables is written
+sub row_versions
+{
+	return query(q{
+		SELECT sum(x::text::bigint), count(*)
+		  FROM (SELECT xmin AS x FROM uds.users
+		         UNION ALL SELECT xmin FROM uds.departments
+		         UNION ALL SELECT xmin FROM uds.department_members
+		         UNION ALL SELECT xmin FROM uds.records) AS t});
 }
 
 # sync_as($mode, $source): syncs and notes the task, which may end in any way
@@ -128,12 +153,13 @@ sub parent
 sub dump_tables
 {
 	return query(q{
-		SELECT 'u', username, nickname, email, phone, title, enabled::text, NULL FROM uds.users
+		SELECT 'u', u.username, u.nickname, u.email, u.phone, u.title, u.avatar, u.enabled::text, d.title
+		  FROM uds.users u LEFT JOIN uds.departments d ON d.id = u.main_department_id
 		 UNION ALL
-		SELECT 'd', d.title, p.title, d.enabled::text, NULL, NULL, NULL, NULL
+		SELECT 'd', d.title, p.title, d.enabled::text, d.sort::text, NULL, NULL, NULL, NULL
 		  FROM uds.departments d LEFT JOIN uds.departments p ON p.id = d.parent_id
 		 UNION ALL
-		SELECT 'm', d.title, u.username, m.is_owner::text, NULL, NULL, NULL, NULL
+		SELECT 'm', d.title, u.username, m.is_owner::text, NULL, NULL, NULL, NULL, NULL
 		  FROM uds.department_members m
 		  JOIN uds.users u ON u.id = m.user_id
 		  JOIN uds.departments d ON d.id = m.department_id

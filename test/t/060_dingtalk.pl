@@ -7,20 +7,14 @@ use JSON::PP ();
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
+use UdsService qw($task counts drop_source edit field parent service settings);
 use UdsTest qw(:DEFAULT query);
 
 my $json = JSON::PP->new->canonical;
 my ($true, $false) = (JSON::PP::true, JSON::PP::false);
 my $mock = start_mock(tiny => 1);
 my $node = new_node('autovacuum' => 'off');
-my ($task, $before, $rows);
-
-sub field
-{
-	my ($expression) = @_;
-
-	return task_field($node, $task, $expression);
-}
+my ($before, $rows);
 
 # sync_as($source, $mode): syncs and notes the task, which may end in any way
 sub sync_as
@@ -31,28 +25,11 @@ sub sync_as
 	return wait_task($node, $task);
 }
 
-sub settings
-{
-	$mock->control({ settings => { dingtalk => {@_} } });
-	return;
-}
-
-sub edit
-{
-	$mock->control({ edit => {@_} });
-	return;
-}
-
 # faults of the calls below /oapi/topapi/v2; without any, there are none
 sub faults
 {
 	$mock->control({ faults => [ map { { %$_, path => "*/oapi/$_->{path}" } } @_ ] });
 	return;
-}
-
-sub counts
-{
-	return field(q{concat_ws(' ', fetched, created, updated, enabled, disabled, deleted, linked, unlinked, unchanged, failed)});
 }
 
 sub create_source
@@ -68,14 +45,6 @@ sub create_source
 
 	query('SELECT uds_create_source(' . join(', ', quote($name), quote($type), quote($json->encode(\%options)))
 		  . ', guard_min => 100)');
-	return;
-}
-
-sub drop_source
-{
-	my ($name) = @_;
-
-	query('SELECT uds_drop_source(' . quote($name) . ', keep_data => false)');
 	return;
 }
 
@@ -105,17 +74,6 @@ sub members
 		  FROM uds.department_members m
 		  JOIN uds.users u ON u.id = m.user_id
 		  JOIN uds.departments d ON d.id = m.department_id
-		 WHERE d.title = } . quote($title));
-}
-
-sub parent
-{
-	my ($title) = @_;
-
-	return query(q{
-		SELECT coalesce(p.title, 'none')
-		  FROM uds.departments d
-		  LEFT JOIN uds.departments p ON p.id = d.parent_id
 		 WHERE d.title = } . quote($title));
 }
 
@@ -163,6 +121,7 @@ sub logged
 }
 
 $node->safe_psql('postgres', 'CREATE EXTENSION uds');
+service($node, $mock, 'dingtalk');
 create_source('dingtalk');
 
 #

@@ -8,51 +8,16 @@ use JSON::PP ();
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
+use UdsService;
 use UdsTest qw(:DEFAULT query);
 
-my $json = JSON::PP->new->canonical;
 my ($true, $false) = (JSON::PP::true, JSON::PP::false);
 my $mock = start_mock(tiny => 1);
 my $node = new_node('autovacuum' => 'off');
 my $app = 'cli_a1b2c3d4e5f60718';
 my $secret = 'S3cr3t/+&=x';
 my $zhang = "\x{e5}\x{bc}\x{a0}\x{e4}\x{bc}\x{9f}";
-my $task;
 my $before;
-
-sub field
-{
-	my ($expression) = @_;
-
-	return task_field($node, $task, $expression);
-}
-
-# sync_as($mode, $source): syncs and notes the task, which may end in any way
-sub sync_as
-{
-	my ($mode, $source) = @_;
-
-	$task = query('SELECT uds_sync(' . quote($source // 'feishu') . ', ' . quote($mode) . ')');
-	return wait_task($node, $task);
-}
-
-sub settings
-{
-	$mock->control({ settings => { feishu => {@_} } });
-	return;
-}
-
-sub edit
-{
-	$mock->control({ edit => {@_} });
-	return;
-}
-
-sub faults
-{
-	$mock->control({ faults => [@_] });
-	return;
-}
 
 # requests of the task for paths like this
 sub asked
@@ -60,40 +25,6 @@ sub asked
 	my ($like) = @_;
 
 	return query("SELECT count(*) FROM uds.raw_log WHERE task_id = $task AND request LIKE " . quote($like));
-}
-
-sub counts
-{
-	return field(q{concat_ws(' ', fetched, created, updated, enabled, disabled, deleted, linked, unlinked, unchanged, failed)});
-}
-
-sub create_source
-{
-	my ($name, %over) = @_;
-	my %options = (
-		app_id => $app,
-		app_secret => $secret,
-		base_url => $mock->base_url('feishu'),
-		%over);
-
-	query('SELECT uds_create_source(' . quote($name) . q{, 'feishu', } . quote($json->encode(\%options)) . ', guard_min => 100)');
-	return;
-}
-
-sub drop_source
-{
-	my ($name) = @_;
-
-	query('SELECT uds_drop_source(' . quote($name) . ', keep_data => false)');
-	return;
-}
-
-# one person, by name, as one text
-sub person
-{
-	my ($nickname, $expression) = @_;
-
-	return query("SELECT $expression FROM uds.users WHERE nickname = " . quote($nickname));
 }
 
 # title of somebody's main department
@@ -105,39 +36,9 @@ sub main_of
 		  . quote($nickname));
 }
 
-# who is in a department, leaders with a star
-sub members
-{
-	my ($title) = @_;
-
-	return query(qq{
-		SELECT string_agg(u.nickname || CASE WHEN m.is_owner THEN '*' ELSE '' END, ', ' ORDER BY u.nickname COLLATE "C")
-		  FROM uds.department_members m
-		  JOIN uds.users u ON u.id = m.user_id
-		  JOIN uds.departments d ON d.id = m.department_id
-		 WHERE d.title = } . quote($title));
-}
-
 sub tree
 {
 	return query(q{SELECT string_agg(array_to_string(path, ' > '), ', ' ORDER BY path COLLATE "C") FROM uds.department_tree});
-}
-
-# everything but times and ids, to compare
-sub dump_tables
-{
-	return query(q{
-		SELECT 'u', u.username, u.nickname, u.email, u.phone, u.title, u.enabled::text, d.title
-		  FROM uds.users u LEFT JOIN uds.departments d ON d.id = u.main_department_id
-		 UNION ALL
-		SELECT 'd', d.title, p.title, d.enabled::text, d.sort::text, NULL, NULL, NULL
-		  FROM uds.departments d LEFT JOIN uds.departments p ON p.id = d.parent_id
-		 UNION ALL
-		SELECT 'm', d.title, u.username, m.is_owner::text, NULL, NULL, NULL, NULL
-		  FROM uds.department_members m
-		  JOIN uds.users u ON u.id = m.user_id
-		  JOIN uds.departments d ON d.id = m.department_id
-		 ORDER BY 1, 2, 3});
 }
 
 # a full read that must end well and find everything as it was
@@ -153,6 +54,10 @@ sub unchanged
 }
 
 $node->safe_psql('postgres', 'CREATE EXTENSION uds');
+service($node, $mock, 'feishu',
+	app_id => $app,
+	app_secret => $secret,
+	base_url => $mock->base_url('feishu'));
 create_source('feishu');
 
 #

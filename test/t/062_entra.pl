@@ -7,40 +7,11 @@ use JSON::PP ();
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
+use UdsService;
 use UdsTest qw(:DEFAULT query);
 
-my $json = JSON::PP->new->canonical;
 my $mock = start_mock(tiny => 1);
 my $node = new_node('autovacuum' => 'off');
-my $task;
-
-sub field
-{
-	my ($expression) = @_;
-
-	return task_field($node, $task, $expression);
-}
-
-# sync_as($mode, $source): syncs and notes the task, which may end in any way
-sub sync_as
-{
-	my ($mode, $source) = @_;
-
-	$task = query('SELECT uds_sync(' . quote($source // 'entra') . ', ' . quote($mode) . ')');
-	return wait_task($node, $task);
-}
-
-sub settings
-{
-	$mock->control({ settings => { entra => {@_} } });
-	return;
-}
-
-sub edit
-{
-	$mock->control({ edit => {@_} });
-	return;
-}
 
 # requests of the mock for paths like this, since the counters were cleared
 sub seen
@@ -53,75 +24,13 @@ sub seen
 	return $sum;
 }
 
-sub counts
-{
-	return field(q{concat_ws(' ', fetched, created, updated, enabled, disabled, deleted, linked, unlinked, unchanged, failed)});
-}
-
-sub create_source
-{
-	my ($name, %over) = @_;
-	my %options = (
-		tenant_id => '3a1e6c1c-5a0b-4a51-9f0e-2b8e6a7d1f00',
-		client_id => '11111111-2222-3333-4444-555555555555',
-		client_secret => 's3~cr.et-_&=+%x',
-		base_url => $mock->base_url('entra/graph'),
-		login_url => $mock->base_url('entra/login'),
-		%over);
-
-	query('SELECT uds_create_source(' . quote($name) . q{, 'entra', } . quote($json->encode(\%options)) . ', guard_min => 100)');
-	return;
-}
-
-# one person, by name, as one text
-sub person
-{
-	my ($nickname, $expression) = @_;
-
-	return query("SELECT $expression FROM uds.users WHERE nickname = " . quote($nickname));
-}
-
-# who is in a department, leaders with a star
-sub members
-{
-	my ($title) = @_;
-
-	return query(qq{
-		SELECT string_agg(u.nickname || CASE WHEN m.is_owner THEN '*' ELSE '' END, ', ' ORDER BY u.nickname COLLATE "C")
-		  FROM uds.department_members m
-		  JOIN uds.users u ON u.id = m.user_id
-		  JOIN uds.departments d ON d.id = m.department_id
-		 WHERE d.title = } . quote($title));
-}
-
-sub parent
-{
-	my ($title) = @_;
-
-	return query(q{
-		SELECT coalesce(p.title, 'none')
-		  FROM uds.departments d
-		  LEFT JOIN uds.departments p ON p.id = d.parent_id
-		 WHERE d.title = } . quote($title));
-}
-
-# everything but times and ids, to compare
-sub dump_tables
-{
-	return query(q{
-		SELECT 'u', username, nickname, email, phone, title, enabled::text, NULL FROM uds.users
-		 UNION ALL
-		SELECT 'd', d.title, p.title, d.enabled::text, NULL, NULL, NULL, NULL
-		  FROM uds.departments d LEFT JOIN uds.departments p ON p.id = d.parent_id
-		 UNION ALL
-		SELECT 'm', d.title, u.username, m.is_owner::text, NULL, NULL, NULL, NULL
-		  FROM uds.department_members m
-		  JOIN uds.users u ON u.id = m.user_id
-		  JOIN uds.departments d ON d.id = m.department_id
-		 ORDER BY 1, 2, 3});
-}
-
 $node->safe_psql('postgres', 'CREATE EXTENSION uds');
+service($node, $mock, 'entra',
+	tenant_id => '3a1e6c1c-5a0b-4a51-9f0e-2b8e6a7d1f00',
+	client_id => '11111111-2222-3333-4444-555555555555',
+	client_secret => 's3~cr.et-_&=+%x',
+	base_url => $mock->base_url('entra/graph'),
+	login_url => $mock->base_url('entra/login'));
 create_source('entra');
 
 #

@@ -7,6 +7,7 @@ use JSON::PP ();
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
+use UdsService;
 use UdsTest qw(:DEFAULT query);
 
 my $json = JSON::PP->new->canonical;
@@ -14,7 +15,6 @@ my ($true, $false) = (JSON::PP::true, JSON::PP::false);
 my $zhang = "\x{e5}\x{bc}\x{a0}\x{e4}\x{bc}\x{9f}";
 my $mock = start_mock(tiny => 1);
 my $node = new_node('autovacuum' => 'off');
-my $task;
 
 my $key_file = PostgreSQL::Test::Utils::tempdir() . '/key.pem';
 system_or_bail('openssl', 'genpkey', '-algorithm', 'RSA', '-pkeyopt', 'rsa_keygen_bits:2048', '-out', $key_file);
@@ -26,45 +26,6 @@ my %account = (
 	private_key_id => 'f00d',
 	private_key => $private);
 
-sub field
-{
-	my ($expression) = @_;
-
-	return task_field($node, $task, $expression);
-}
-
-# sync_as($mode, $source): syncs and notes the task, which may end in any way
-sub sync_as
-{
-	my ($mode, $source) = @_;
-
-	$task = query('SELECT uds_sync(' . quote($source // 'google') . ', ' . quote($mode) . ')');
-	return wait_task($node, $task);
-}
-
-sub settings
-{
-	$mock->control({ settings => { google => {@_} } });
-	return;
-}
-
-sub edit
-{
-	$mock->control({ edit => {@_} });
-	return;
-}
-
-sub faults
-{
-	$mock->control({ faults => [@_] });
-	return;
-}
-
-sub counts
-{
-	return field(q{concat_ws(' ', fetched, created, updated, enabled, disabled, deleted, linked, unlinked, unchanged, failed)});
-}
-
 # how often the token endpoint, or any other path like this, was asked in the task
 sub asked
 {
@@ -73,80 +34,12 @@ sub asked
 	return query("SELECT count(*) FROM uds.raw_log WHERE task_id = $task AND request LIKE " . quote("%$like%"));
 }
 
-sub create_source
-{
-	my ($name, %over) = @_;
-	my %options = (
-		service_account => $json->encode(\%account),
-		subject => 'admin@corp.test',
-		base_url => $mock->base_url('google'),
-		token_url => $mock->base_url('google') . '/token',
-		%over);
-
-	query('SELECT uds_create_source(' . quote($name) . q{, 'google', } . quote($json->encode(\%options)) . ', guard_min => 1000)');
-	return;
-}
-
-# one person, by name, as one text
-sub person
-{
-	my ($nickname, $expression) = @_;
-
-	return query("SELECT $expression FROM uds.users WHERE nickname = " . quote($nickname));
-}
-
-# who is in a department, leaders with a star
-sub members
-{
-	my ($title) = @_;
-
-	return query(qq{
-		SELECT string_agg(u.nickname || CASE WHEN m.is_owner THEN '*' ELSE '' END, ', ' ORDER BY u.nickname COLLATE "C")
-		  FROM uds.department_members m
-		  JOIN uds.users u ON u.id = m.user_id
-		  JOIN uds.departments d ON d.id = m.department_id
-		 WHERE d.title = } . quote($title));
-}
-
-sub parent
-{
-	my ($title) = @_;
-
-	return query(q{
-		SELECT coalesce(p.title, 'none')
-		  FROM uds.departments d
-		  LEFT JOIN uds.departments p ON p.id = d.parent_id
-		 WHERE d.title = } . quote($title));
-}
-
-# everything but times and ids, to compare
-sub dump_tables
-{
-	return query(q{
-		SELECT 'u', username, nickname, email, phone, title, avatar, enabled::text FROM uds.users
-		 UNION ALL
-		SELECT 'd', d.title, p.title, d.enabled::text, NULL, NULL, NULL, NULL
-		  FROM uds.departments d LEFT JOIN uds.departments p ON p.id = d.parent_id
-		 UNION ALL
-		SELECT 'm', d.title, u.username, m.is_owner::text, NULL, NULL, NULL, NULL
-		  FROM uds.department_members m
-		  JOIN uds.users u ON u.id = m.user_id
-		  JOIN uds.departments d ON d.id = m.department_id
-		 ORDER BY 1, 2, 3});
-}
-
-# that no row of any of the tables was written
-sub row_versions
-{
-	return query(q{
-		SELECT sum(x::text::bigint), count(*)
-		  FROM (SELECT xmin AS x FROM uds.users
-		         UNION ALL SELECT xmin FROM uds.departments
-		         UNION ALL SELECT xmin FROM uds.department_members
-		         UNION ALL SELECT xmin FROM uds.records) AS t});
-}
-
 $node->safe_psql('postgres', 'CREATE EXTENSION uds');
+service($node, $mock, 'google',
+	service_account => $json->encode(\%account),
+	subject => 'admin@corp.test',
+	base_url => $mock->base_url('google'),
+	token_url => $mock->base_url('google') . '/token');
 settings(public_key => $public);
 create_source('google');
 

@@ -8,7 +8,7 @@
  *-------------------------------------------------------------------------
  */
 /* sources: src/connector/jsoncheck.c */
-#include "postgres_fe.h"
+#include "tap.h"
 
 #include "common/jsonapi.h"
 #include "lib/stringinfo.h"
@@ -16,24 +16,6 @@
 
 #include "compat.h"
 #include "connector/jsoncheck.h"
-
-static int	tests = 0;
-static int	failures = 0;
-
-/* memory goes with the program, as it does with a context of the server */
-extern const char *__asan_default_options(void);
-const char *
-__asan_default_options(void)
-{
-	return "detect_leaks=0";
-}
-
-static void
-ok(bool pass, const char *what)
-{
-	printf("%sok %d - %s\n", pass ? "" : "not ", ++tests, what);
-	failures += !pass;
-}
 
 static bool
 postgres_takes(const char *text, size_t len)

@@ -8,27 +8,9 @@
  *-------------------------------------------------------------------------
  */
 /* sources: src/connector/jsonpick.c */
-#include "postgres_fe.h"
+#include "tap.h"
 
 #include "connector/jsonpick.h"
-
-static int	tests = 0;
-static int	failures = 0;
-
-/* memory goes with the program, as it does with a context of the server */
-extern const char *__asan_default_options(void);
-const char *
-__asan_default_options(void)
-{
-	return "detect_leaks=0";
-}
-
-static void
-ok(bool pass, const char *what)
-{
-	printf("%sok %d - %s\n", pass ? "" : "not ", ++tests, what);
-	failures += !pass;
-}
 
 /* What is mended becomes "expected"; NULL = the text itself comes back. */
 static void

@@ -8,33 +8,9 @@
  *-------------------------------------------------------------------------
  */
 /* sources: src/connector/link.c */
-#include "postgres_fe.h"
+#include "tap.h"
 
 #include "connector/link.h"
-
-static int	tests = 0;
-static int	failures = 0;
-
-/* memory goes with the program, as it does with a context of the server */
-extern const char *__asan_default_options(void);
-const char *
-__asan_default_options(void)
-{
-	return "detect_leaks=0";
-}
-
-static void
-is(const char *got, const char *expected, const char *what)
-{
-	bool		pass = strcmp(got ? got : "none", expected) == 0;
-
-	printf("%sok %d - %s\n", pass ? "" : "not ", ++tests, what);
-	if (!pass)
-	{
-		printf("# got %s\n# expected %s\n", got ? got : "none", expected);
-		failures++;
-	}
-}
 
 static void
 next(const char *header, const char *expected)

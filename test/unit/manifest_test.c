@@ -14,13 +14,10 @@
  * src/connector/reader.c src/connector/options.c src/connector/jsonpick.c
  * src/connector/template.c
  */
-#include "postgres_fe.h"
+#include "tap.h"
 
 #include "connector/jsonpick.h"
 #include "connector/manifest.h"
-
-static int	tests = 0;
-static int	failures = 0;
 
 static const char *const good =
 "{\"manifest\": 1, \"title\": \"T\","
@@ -55,27 +52,6 @@ static const char *const good =
 "   \"fields\": {\"uid\": \"$.id\"}},"
 "  \"tops\": {\"request\": {\"path\": \"/tops\"}}},"
 " \"ignore_case\": [\"user\"]}";
-
-/* memory goes with the program, as it does with a context of the server */
-extern const char *__asan_default_options(void);
-const char *
-__asan_default_options(void)
-{
-	return "detect_leaks=0";
-}
-
-static void
-is(const char *got, const char *expected, const char *what)
-{
-	bool		pass = strcmp(got, expected) == 0;
-
-	printf("%sok %d - %s\n", pass ? "" : "not ", ++tests, what);
-	if (!pass)
-	{
-		printf("# got %s\n# expected %s\n", got, expected);
-		failures++;
-	}
-}
 
 /* The good manifest with one piece of it put otherwise, parsed. */
 static void

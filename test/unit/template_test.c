@@ -8,14 +8,11 @@
  *-------------------------------------------------------------------------
  */
 /* sources: src/connector/template.c */
-#include "postgres_fe.h"
+#include "tap.h"
 
 #include "connector/template.h"
 
 #define REDACTED "********"
-
-static int	tests = 0;
-static int	failures = 0;
 
 static const UdsVariable variables[] = {
 	{"plain", "abc", false},
@@ -27,27 +24,6 @@ static const UdsVariable variables[] = {
 	{"none", NULL, false},
 	{"dots", "..", false},
 };
-
-/* memory goes with the program, as it does with a context of the server */
-extern const char *__asan_default_options(void);
-const char *
-__asan_default_options(void)
-{
-	return "detect_leaks=0";
-}
-
-static void
-is(const char *got, const char *expected, const char *what)
-{
-	bool		pass = strcmp(got, expected) == 0;
-
-	printf("%sok %d - %s\n", pass ? "" : "not ", ++tests, what);
-	if (!pass)
-	{
-		printf("# got %s, expected %s\n", got, expected);
-		failures++;
-	}
-}
 
 /* The expansion, or "(out)" where the whole is to be left out. */
 static char *
