@@ -168,24 +168,36 @@ database_to_close(Node *command)
 	return database;
 }
 
+/* What would have run without us. */
+static void
+pass_on(PlannedStmt *statement, const char *text, bool read_only_tree,
+		ProcessUtilityContext context, ParamListInfo params,
+		QueryEnvironment *environment, DestReceiver *dest, QueryCompletion *completion)
+{
+	if (prev_utility_hook != NULL)
+		prev_utility_hook(statement, text, read_only_tree, context, params, environment, dest, completion);
+	else
+		standard_ProcessUtility(statement, text, read_only_tree, context, params, environment, dest,
+								completion);
+}
+
 static void
 process_utility(PlannedStmt *statement, const char *text, bool read_only_tree,
 				ProcessUtilityContext context, ParamListInfo params,
 				QueryEnvironment *environment, DestReceiver *dest, QueryCompletion *completion)
 {
-	ProcessUtility_hook_type run = prev_utility_hook ? prev_utility_hook : standard_ProcessUtility;
 	Oid			database = database_to_close(statement->utilityStmt);
 	UdsClosed  *closed = OidIsValid(database) ? close_database(database) : NULL;
 
 	if (closed == NULL)
 	{
-		run(statement, text, read_only_tree, context, params, environment, dest, completion);
+		pass_on(statement, text, read_only_tree, context, params, environment, dest, completion);
 		return;
 	}
 	PG_ENSURE_ERROR_CLEANUP(reopen, PointerGetDatum(closed));
 	{
 		wait_for_workers(database);
-		run(statement, text, read_only_tree, context, params, environment, dest, completion);
+		pass_on(statement, text, read_only_tree, context, params, environment, dest, completion);
 	}
 	PG_END_ENSURE_ERROR_CLEANUP(reopen, PointerGetDatum(closed));
 	reopen(0, PointerGetDatum(closed));

@@ -272,6 +272,32 @@ load_state(const UdsTask *task, const UdsSource *source, bool *incremental)
 	return state;
 }
 
+/* Reads the source, in the way in which it is read. */
+static UdsFetchResult *
+read_source(const UdsTask *task, UdsSource *source, const UdsFetchHooks *hooks)
+{
+	UdsManifest *manifest = NULL;
+	char	   *error = NULL;
+	bool		incremental;
+	char	   *state = load_state(task, source, &incremental);
+
+	/* the claim has seen to it already; a copy must be safe beyond doubt */
+	if (!source->armed)
+		uds_arming_refuse(source->name);
+	if (uds_query_reads(source))
+		return uds_query_run(source, incremental ? state : NULL, hooks);
+	if (source->manifest != NULL)
+		manifest = uds_manifest_parse(source->manifest, &error);
+	if (manifest == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("source \"%s\" of type \"%s\" cannot be read: %s",
+						source->name, source->type,
+						error ? error : "the type has no manifest")));
+	return uds_connector_run(manifest, source->name, source->options, state,
+							 incremental, hooks);
+}
+
 /*
  * Reads the source, keeping what came even when the read fails: the response
  * that made it fail is what one looks for in the raw log.
@@ -283,30 +309,10 @@ fetch(UdsTask *task, UdsSource *source)
 	UdsFetchHooks hooks;
 	Reading    *reading = make_hooks(&hooks, source, task);
 	UdsFetchResult *volatile result = NULL;
-	UdsManifest *manifest = NULL;
-	bool		by_query = uds_query_reads(source);
-	char	   *error = NULL;
-	bool		incremental;
-	char	   *state = load_state(task, source, &incremental);
 
-	/* the claim has seen to it already; a copy must be safe beyond doubt */
-	if (!source->armed)
-		uds_arming_refuse(source->name);
-	if (source->manifest != NULL)
-		manifest = uds_manifest_parse(source->manifest, &error);
-	if (manifest == NULL && !by_query)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("source \"%s\" of type \"%s\" cannot be read: %s",
-						source->name, source->type,
-						error ? error : "the type has no manifest")));
 	PG_TRY();
 	{
-		if (by_query)
-			result = uds_query_run(source, incremental ? state : NULL, &hooks);
-		else
-			result = uds_connector_run(manifest, source->name, source->options, state,
-									   incremental, &hooks);
+		result = read_source(task, source, &hooks);
 	}
 	PG_CATCH();
 	{
