@@ -11,6 +11,7 @@
 
 #include "utils/memutils.h"
 
+#include "connector/counting.h"
 #include "connector/engine.h"
 #include "connector/link.h"
 #include "connector/redact.h"
@@ -124,9 +125,9 @@ add_position(UdsVariable *variables, const UdsCall *request)
 					 psprintf(INT64_FORMAT, paging->first + request->page), false);
 	if (paging != NULL && paging->kind == UDS_PAGES_OFFSET)
 		add_variable(&variables[n++], "offset",
-					 psprintf(INT64_FORMAT, paging->first +
-							  (paging->by_size ? request->page * paging->size :
-							   request->items)), false);
+					 psprintf(INT64_FORMAT,
+							  uds_counting_offset(paging->first, request->page, request->items,
+												  paging->size, paging->by_size)), false);
 	for (int i = 0; request->stream != NULL && i < request->stream->npaginations; i++)
 	{
 		if (request->stream->paginations[i].size == 0)

@@ -14,6 +14,7 @@
 
 #include "common/hashfn.h"
 
+#include "connector/counting.h"
 #include "connector/engine.h"
 #include "connector/jsoncheck.h"
 #include "connector/jsonpick.h"
@@ -47,14 +48,7 @@ pick_first(const cJSON *root, const UdsTexts *paths)
 static int64
 pick_count(const cJSON *root, const char *path)
 {
-	char	   *text = pick_text(root, path);
-	char	   *end;
-	int64		number;
-
-	if (text == NULL || *text < '0' || *text > '9')
-		return -1;
-	number = strtoll(text, &end, 10);
-	return (*end == '\0' || *end == '.') ? number : -1;
+	return uds_counting_parse(pick_text(root, path));
 }
 
 /* true, a number other than 0, or the text "true": services are not strict */

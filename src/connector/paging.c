@@ -9,6 +9,7 @@
  */
 #include "postgres.h"
 
+#include "connector/counting.h"
 #include "connector/engine.h"
 #include "connector/link.h"
 
@@ -76,16 +77,6 @@ take_link(UdsRun *run, UdsCall *request, const char *link)
 								uds_text_shown(run, request, problem, strlen(problem))));
 }
 
-/* Whether a page that is counted is not the last one. */
-static bool
-counts_on(const UdsCall *request, const UdsPaginationSpec *paging, int64 items,
-		  int64 total)
-{
-	if (items == 0 || (total >= 0 && request->items + items >= total))
-		return false;
-	return paging->until_empty || items >= paging->size;
-}
-
 /* Tries one way of paging; true if it has a next page. */
 static bool
 try_paging(UdsRun *run, UdsCall *request, const UdsDocument *document, int which)
@@ -110,7 +101,8 @@ try_paging(UdsRun *run, UdsCall *request, const UdsDocument *document, int which
 			answer->items = document->pages[which].items;
 			answer->total = document->pages[which].total;
 			answer->identity = document->pages[which].first_item;
-			goes_on = counts_on(request, paging, answer->items, answer->total);
+			goes_on = uds_counting_goes_on(request->items, answer->items, paging->size,
+										   answer->total, paging->until_empty);
 			/* what was counted before may be too few, and must end nothing */
 			if (paging->at_least)
 				answer->total = Max(answer->total,

@@ -6,6 +6,7 @@ use warnings;
 use File::Basename qw(dirname);
 use IO::Socket::INET;
 use JSON::PP ();
+use IPC::Run ();
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
@@ -236,8 +237,12 @@ sub start_tls
 
 make_certificate('good', 'IP:127.0.0.1');
 make_certificate('other', 'DNS:other.test');
-system_or_bail('openssl', 'x509', '-in', "$directory/good.pem", '-signkey', "$directory/good.key",
-	'-days', '-1', '-out', "$directory/expired.pem");
+
+# older versions of openssl count days back, newer ones are told the dates
+my @expired = ('openssl', 'x509', '-in', "$directory/good.pem", '-signkey', "$directory/good.key", '-out', "$directory/expired.pem");
+
+system_or_bail(@expired, '-not_before', '20200101000000Z', '-not_after', '20200102000000Z')
+  unless IPC::Run::run([ @expired, '-days', '-1' ], '>', '/dev/null', '2>', '/dev/null');
 
 my %tls = (
 	good => start_tls('good'),
