@@ -319,6 +319,7 @@ typedef struct UdsManifestReader
 {
 	UdsManifest *manifest;
 	char	   *error;			/* NULL = none so far */
+	const cJSON *streams;		/* of the document */
 	UdsTexts	notes;			/* names of all that streams note */
 	UdsTexts	states;			/* those that templates asked for so far */
 } UdsManifestReader;

@@ -283,6 +283,21 @@ read_notes(UdsManifestReader *reader, const cJSON *object, const char *path,
 	return true;
 }
 
+/*
+ * The name of the for_each value that pages of a stream were asked for, also
+ * where they are those of another stream; NULL if there is none.
+ */
+static const char *
+value_name(const UdsManifestReader *reader, const UdsStreamSpec *stream)
+{
+	const cJSON *other = stream->pages_of ?
+		cJSON_GetObjectItemCaseSensitive(reader->streams, stream->pages_of) : NULL;
+	const cJSON *for_each = cJSON_GetObjectItemCaseSensitive(other, "for_each");
+	const cJSON *as = cJSON_GetObjectItemCaseSensitive(for_each, "as");
+
+	return other ? (cJSON_IsString(as) ? as->valuestring : NULL) : stream->as;
+}
+
 /* What a stream of records has, and one that only feeds others has not. */
 static bool
 read_records(UdsManifestReader *reader, const cJSON *object, const char *path,
@@ -317,7 +332,7 @@ read_records(UdsManifestReader *reader, const cJSON *object, const char *path,
 		return false;
 	if (fields == NULL)
 		return uds_reader_fail(reader, path, "missing \"fields\"");
-	if (!uds_manifest_check_fields(reader, fields, here, stream->as))
+	if (!uds_manifest_check_fields(reader, fields, here, value_name(reader, stream)))
 		return false;
 	is_member = strcmp(stream->type, "member") == 0;
 	if (cJSON_GetObjectItemCaseSensitive(fields, "uid") == NULL)
@@ -460,6 +475,7 @@ uds_manifest_read_streams(UdsManifestReader *reader, const cJSON *root)
 		return uds_reader_fail(reader, "$", "missing \"streams\"");
 	if (!cJSON_IsObject(streams) || streams->child == NULL)
 		return uds_reader_fail(reader, "$.streams", "must be a non-empty object");
+	reader->streams = streams;
 	if (!collect_notes(reader, streams))
 		return false;
 	manifest->streams = palloc0(cJSON_GetArraySize(streams) * sizeof(UdsStreamSpec));

@@ -217,6 +217,10 @@ make_handles(UdsHttpClient *client)
 		curl_multi_setopt(multi, CURLMOPT_TIMERFUNCTION, timer_callback) == CURLM_OK &&
 		curl_multi_setopt(multi, CURLMOPT_TIMERDATA, client) == CURLM_OK &&
 		curl_multi_setopt(multi, CURLMOPT_MAXCONNECTS, (long) connections) == CURLM_OK &&
+#if LIBCURL_VERSION_NUM >= 0x081400
+		/* else closing waits for a resolver that hangs; before, transfers had that option */
+		curl_multi_setopt(multi, CURLMOPT_QUICK_EXIT, 1L) == CURLM_OK &&
+#endif
 		curl_multi_setopt(multi, CURLMOPT_PIPELINING, (long) CURLPIPE_NOTHING) == CURLM_OK;
 
 	client->transfers = palloc0(sizeof(HttpTransfer) * connections);
