@@ -32,10 +32,11 @@ handshake_cut(const char *error)
 static bool
 was_connected(const HttpTransfer *transfer)
 {
-	curl_off_t	ready = 0;
+	long		sent = 0;
 
-	curl_easy_getinfo(transfer->easy, CURLINFO_PRETRANSFER_TIME_T, &ready);
-	return ready > 0;
+	/* the times of phases mean one thing here and another there, by version */
+	curl_easy_getinfo(transfer->easy, CURLINFO_REQUEST_SIZE, &sent);
+	return sent > 0;
 }
 
 static UdsHttpFault
