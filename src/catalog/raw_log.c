@@ -11,7 +11,6 @@
 
 #include "catalog/namespace.h"
 #include "catalog/pg_type.h"
-#include "executor/spi.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
@@ -87,17 +86,9 @@ prefer_speed(void)
 	return nest;
 }
 
-static Datum
-next_id(void)
-{
-	Oid			sequence = get_relname_relid("raw_log_id_seq",
-											 get_namespace_oid("uds", false));
-
-	return DirectFunctionCall1(nextval_oid, ObjectIdGetDatum(sequence));
-}
-
+/* "sequence" gives the page its id. */
 static void
-append_page(UdsBulk *bulk, int64 task, int attempt, const UdsRawPage *page)
+append_page(UdsBulk *bulk, Oid sequence, int64 task, int attempt, const UdsRawPage *page)
 {
 	/* the columns of the table */
 	enum
@@ -108,7 +99,7 @@ append_page(UdsBulk *bulk, int64 task, int attempt, const UdsRawPage *page)
 	Datum		v[COLUMNS] = {0};
 	bool		isnull[COLUMNS] = {false};
 
-	v[ID] = next_id();
+	v[ID] = DirectFunctionCall1(nextval_oid, ObjectIdGetDatum(sequence));
 	v[TASK] = Int64GetDatum(task);
 	v[SEQ] = Int32GetDatum(page->seq);
 	v[ATTEMPT] = Int32GetDatum(attempt);
@@ -143,6 +134,7 @@ uds_raw_log_append(int64 task, int attempt, List *pages)
 	MemoryContext memory = AllocSetContextCreate(CurrentMemoryContext, "uds raw page",
 												 ALLOCSET_DEFAULT_SIZES);
 	UdsBulk    *bulk = uds_bulk_begin("uds", "raw_log");
+	Oid			sequence = get_relname_relid("raw_log_id_seq", get_namespace_oid("uds", false));
 	int			nest = prefer_speed();
 	ListCell   *lc;
 
@@ -150,7 +142,7 @@ uds_raw_log_append(int64 task, int attempt, List *pages)
 	{
 		MemoryContext caller = MemoryContextSwitchTo(memory);
 
-		append_page(bulk, task, attempt, lfirst(lc));
+		append_page(bulk, sequence, task, attempt, lfirst(lc));
 		MemoryContextSwitchTo(caller);
 		MemoryContextReset(memory);
 	}

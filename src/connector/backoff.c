@@ -14,6 +14,7 @@
 #endif
 
 #include "connector/backoff.h"
+#include "connector/datetime.h"
 
 /* base doubled attempt - 1 times, at most cap, never overflowing */
 static int64
@@ -52,22 +53,6 @@ uds_backoff_throttled(int attempt, int64 asked, int64 cap, double random)
 	return Min((int64) (delay * (1.0 + random / 4)), cap);
 }
 
-/* Days from 1970-01-01 to a date of the Gregorian calendar. */
-static int64
-days_since_epoch(int year, int month, int day)
-{
-	int64		era;
-	int64		of_era;
-	int64		of_year;
-
-	year -= month <= 2;
-	era = year / 400;
-	of_year = (153 * (month + (month > 2 ? -3 : 9)) + 2) / 5 + day - 1;
-	of_era = (year - era * 400) * INT64CONST(365) + (year - era * 400) / 4 -
-		(year - era * 400) / 100 + of_year;
-	return era * 146097 + of_era - 719468;
-}
-
 /*
  * Reads the three date forms of HTTP: *epoch is seconds since 1970.  Returns
  * false if it is none.
@@ -102,7 +87,7 @@ uds_backoff_http_date(const char *value, int64 *epoch)
 	if (year < 1970 || day < 1 || day > 31 || hour < 0 || hour > 23 ||
 		minute < 0 || minute > 59 || second < 0 || second > 60)
 		return false;
-	*epoch = days_since_epoch(year, (int) (found - months) / 3 + 1, day) * 86400 +
+	*epoch = uds_datetime_days(year, (int) (found - months) / 3 + 1, day) * 86400 +
 		hour * 3600 + minute * 60 + second;
 	return true;
 }

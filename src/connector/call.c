@@ -472,14 +472,6 @@ describe(const UdsRun *run, UdsCall *request, const UdsVariable *variables,
 							  (int) strcspn(path, "?"), path);
 }
 
-/* What a token request needs that is made for it, and is kept out of texts. */
-static void
-sign_request(UdsRun *run, UdsCall *request)
-{
-	if (run->auth->jwt != NULL)
-		run->jwt = MemoryContextStrdup(run->context, uds_jwt_make(run));
-}
-
 /*
  * Sends a request with the token at hand.  The response comes back with the
  * request as its arg.
@@ -492,8 +484,9 @@ uds_call_send(UdsRun *run, UdsCall *request)
 	Filler		filler = {0};
 	UdsVariable *variables;
 
-	if (request->stream == NULL)
-		sign_request(run, request);
+	/* noted in the run, so that it is kept out of texts */
+	if (request->stream == NULL && run->auth->jwt != NULL)
+		run->jwt = MemoryContextStrdup(run->context, uds_jwt_make(run));
 	filler.variables = variables = uds_call_variables(run, request, &filler.count);
 	describe(run, request, variables, filler.count);
 	http.method = request->spec->method;

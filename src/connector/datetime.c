@@ -21,9 +21,11 @@
 #define FIRST_MS (INT64CONST(-62135596800) * 1000)
 #define LAST_MS (INT64CONST(253402300799) * 1000)
 
-/* Days from 1970-01-01 to a date of the Gregorian calendar. */
-static int64
-to_days(int year, int month, int day)
+/*
+ * Days from 1970-01-01 to a date of the Gregorian calendar; negative before.
+ */
+int64
+uds_datetime_days(int year, int month, int day)
 {
 	int64		y = year - (month <= 2 ? 1 : 0);
 	int64		era = (y >= 0 ? y : y - 399) / 400;
@@ -145,7 +147,7 @@ read_iso(const char *p, int64 *ms)
 	}
 	if (p == NULL || *p != '\0' || hour > 24 || minute > 59 || second > 60)
 		return false;
-	*ms = to_days(year, month, day) * DAY +
+	*ms = uds_datetime_days(year, month, day) * DAY +
 		((int64) (hour * 60 + minute - east) * 60 + second) * 1000 + fraction;
 	return true;
 }

@@ -17,6 +17,7 @@ typedef enum UdsDateForm
 	UDS_DATE_EPOCH_MS			/* milliseconds */
 } UdsDateForm;
 
+extern int64 uds_datetime_days(int year, int month, int day);
 extern char *uds_datetime_normalize(const char *text, UdsDateForm form);
 
 #endif							/* UDS_CONNECTOR_DATETIME_H */

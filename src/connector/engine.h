@@ -189,6 +189,7 @@ extern void uds_document_read(const UdsRun *run, const UdsCall *request,
 							  UdsDocument *document);
 
 /* response.c */
+extern int64 uds_response_clock(const UdsHttpResponse *response);
 extern void uds_response_judge(UdsRun *run, UdsCall *request);
 
 /* paging.c */

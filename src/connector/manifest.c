@@ -287,9 +287,11 @@ read_budget(UdsManifestReader *reader, const cJSON *root)
 	return true;
 }
 
+/* "ignore_case" is read in SQL; here it is only checked. */
 static bool
 read_ignore_case(UdsManifestReader *reader, const cJSON *root)
 {
+	static const char *const words[] = {"user", "department", NULL};
 	const cJSON *list = cJSON_GetObjectItemCaseSensitive(root, "ignore_case");
 	const cJSON *item;
 
@@ -299,12 +301,7 @@ read_ignore_case(UdsManifestReader *reader, const cJSON *root)
 		return uds_reader_fail(reader, "$.ignore_case", "must be an array");
 	cJSON_ArrayForEach(item, list)
 	{
-		if (cJSON_IsString(item) && strcmp(item->valuestring, "user") == 0)
-			reader->manifest->ignore_case_user = true;
-		else if (cJSON_IsString(item) &&
-				 strcmp(item->valuestring, "department") == 0)
-			reader->manifest->ignore_case_department = true;
-		else
+		if (!cJSON_IsString(item) || !uds_reader_is_one_of(item->valuestring, words))
 			return uds_reader_fail(reader, "$.ignore_case",
 								   "must hold \"user\" or \"department\"");
 	}

@@ -291,8 +291,6 @@ typedef struct UdsManifest
 	UdsPlanSpec *plans;
 	int			nstreams;
 	UdsStreamSpec *streams;
-	bool		ignore_case_user;
-	bool		ignore_case_department;
 } UdsManifest;
 
 /* manifest.c */
@@ -327,6 +325,7 @@ typedef struct UdsManifestReader
 /* reader.c: each returns false once there is an error */
 extern bool uds_reader_fail(UdsManifestReader *reader, const char *path,
 							const char *problem);
+extern bool uds_reader_is_one_of(const char *text, const char *const *words);
 extern bool uds_reader_object(UdsManifestReader *reader, const cJSON *object,
 							  const char *path, const char *const *words);
 extern bool uds_reader_text(UdsManifestReader *reader, const cJSON *object,

@@ -35,14 +35,6 @@ static const struct
 static const char *const formats[] = {"iso", "iso_ms", "epoch", "epoch_ms", NULL};
 
 static bool
-is_one_of(const char *text, const char *const *words)
-{
-	while (*words != NULL && strcmp(*words, text) != 0)
-		words++;
-	return *words != NULL;
-}
-
-static bool
 read_feed(UdsManifestReader *reader, const cJSON *object, const char *path,
 		  UdsStreamSpec *stream)
 {
@@ -114,7 +106,7 @@ read_for_each(UdsManifestReader *reader, const cJSON *object, const char *path,
 		!uds_reader_text(reader, for_each, here, "as", true, &stream->as) ||
 		!read_values(reader, for_each, here, stream))
 		return false;
-	if (!uds_reader_is_name(stream->as) || is_one_of(stream->as, taken))
+	if (!uds_reader_is_name(stream->as) || uds_reader_is_one_of(stream->as, taken))
 		return uds_reader_fail(reader, uds_reader_at(here, "as"),
 							   psprintf("\"%.100s\" cannot be used as a name",
 										stream->as));
@@ -252,7 +244,7 @@ read_note(UdsManifestReader *reader, const cJSON *object, const char *path,
 		return false;
 	if ((note->format != NULL) + (note->path != NULL) + (max != NULL) != 1)
 		return uds_reader_fail(reader, path, "needs one of \"date\", \"last\" and \"max\"");
-	if (note->format != NULL && !is_one_of(note->format, formats))
+	if (note->format != NULL && !uds_reader_is_one_of(note->format, formats))
 		return uds_reader_fail(reader, uds_reader_at(path, "date"),
 							   "must be iso, iso_ms, epoch or epoch_ms");
 	note->kind = note->format != NULL ? UDS_NOTE_DATE :
@@ -321,7 +313,7 @@ read_records(UdsManifestReader *reader, const cJSON *object, const char *path,
 	}
 	if (stream->type == NULL)
 		return true;
-	if (!is_one_of(stream->type, types))
+	if (!uds_reader_is_one_of(stream->type, types))
 		return uds_reader_fail(reader, uds_reader_at(path, "type"),
 							   "must be \"user\", \"department\" or \"member\"");
 	if (!uds_reader_text(reader, object, path, "records", true, &stream->records) ||

@@ -14,7 +14,6 @@
 
 #include "utils/memutils.h"
 
-#include "connector/backoff.h"
 #include "connector/engine.h"
 #include "connector/jsonpick.h"
 
@@ -57,12 +56,7 @@ format_time(int64 epoch, const char *format)
 static int64
 time_sent(const UdsHttpResponse *response)
 {
-	const char *date = uds_http_header(response, "Date");
-	int64		epoch;
-
-	if (date == NULL || !uds_backoff_http_date(date, &epoch))
-		epoch = (int64) time(NULL);
-	return epoch - (response->elapsed + 999) / 1000;
+	return uds_response_clock(response) - (response->elapsed + 999) / 1000;
 }
 
 /* All digits, maybe with a sign. */

@@ -24,14 +24,6 @@
 static const char *const common_objects[] = {"user_fields", "department_fields", NULL};
 static const char *const common_texts[] = {"user_where", "department_where", NULL};
 
-static bool
-is_one_of(const char *text, const char *const *words)
-{
-	while (*words != NULL && strcmp(*words, text) != 0)
-		words++;
-	return *words != NULL;
-}
-
 /* {"$env": "NAME"} or {"$file": "path"}, and nothing else in it. */
 static bool
 is_reference(const cJSON *value)
@@ -127,10 +119,10 @@ static char *
 check_common(const cJSON *value)
 {
 	if (cJSON_IsNull(value) ||
-		(is_one_of(value->string, common_objects) ? cJSON_IsObject(value) : cJSON_IsString(value)))
+		(uds_reader_is_one_of(value->string, common_objects) ? cJSON_IsObject(value) : cJSON_IsString(value)))
 		return NULL;
 	return psprintf("option \"%s\" must be %s", value->string,
-					is_one_of(value->string, common_objects) ? "an object" : "a jsonpath");
+					uds_reader_is_one_of(value->string, common_objects) ? "an object" : "a jsonpath");
 }
 
 /* What is wrong with the value of a known option, or NULL. */
@@ -197,8 +189,8 @@ check_options(const UdsManifest *manifest, const cJSON *options)
 		const UdsOptionSpec *option = uds_reader_option(manifest, value->string);
 		char	   *problem;
 
-		if (is_one_of(value->string, common_objects) ||
-			is_one_of(value->string, common_texts))
+		if (uds_reader_is_one_of(value->string, common_objects) ||
+			uds_reader_is_one_of(value->string, common_texts))
 		{
 			problem = check_common(value);
 			if (problem != NULL)

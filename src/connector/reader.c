@@ -55,6 +55,15 @@ uds_reader_is_name(const char *text)
 	return p - text <= 63;
 }
 
+/* Whether a text is one of some words, the last of which is NULL. */
+bool
+uds_reader_is_one_of(const char *text, const char *const *words)
+{
+	while (*words != NULL && strcmp(*words, text) != 0)
+		words++;
+	return *words != NULL;
+}
+
 /* The item must be an object with no other members than these words. */
 bool
 uds_reader_object(UdsManifestReader *reader, const cJSON *object,
@@ -68,11 +77,7 @@ uds_reader_object(UdsManifestReader *reader, const cJSON *object,
 		return uds_reader_fail(reader, path, "must be an object");
 	cJSON_ArrayForEach(member, object)
 	{
-		const char *const *word = words;
-
-		while (*word != NULL && strcmp(*word, member->string) != 0)
-			word++;
-		if (*word == NULL)
+		if (!uds_reader_is_one_of(member->string, words))
 			return uds_reader_fail(reader, path,
 								   psprintf("unknown word \"%.100s\"",
 											member->string));

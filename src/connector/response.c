@@ -59,13 +59,24 @@ judge_fault(UdsRun *run, UdsCall *request)
 	conclude(answer, verdict, sqlstate, pstrdup(what));
 }
 
+/*
+ * When a response was sent, in seconds since 1970: by the service's clock, or
+ * by ours if it does not say.
+ */
+int64
+uds_response_clock(const UdsHttpResponse *response)
+{
+	const char *date = uds_http_header(response, "Date");
+	int64		epoch;
+
+	return date != NULL && uds_backoff_http_date(date, &epoch) ? epoch : (int64) time(NULL);
+}
+
 /* Seconds that one header asks for, or -1. */
 static int64
 read_wait(const UdsHttpResponse *response, const UdsWaitSpec *wait)
 {
 	const char *value = uds_http_header(response, wait->header);
-	const char *date = uds_http_header(response, "Date");
-	int64		now;
 	int64		number;
 
 	if (value == NULL || *value < '0' || *value > '9')
@@ -73,10 +84,8 @@ read_wait(const UdsHttpResponse *response, const UdsWaitSpec *wait)
 	number = strtoll(value, NULL, 10);
 	if (!wait->epoch)
 		return number;
-	if (date == NULL || !uds_backoff_http_date(date, &now))
-		now = (int64) time(NULL);
 	/* the clock of headers has no fractions */
-	return Max(number - now, 0) + 1;
+	return Max(number - uds_response_clock(response), 0) + 1;
 }
 
 /* Makes the service's own wish for a wait, where it has one, the answer's. */

@@ -162,24 +162,37 @@ collect_values(PlanState *plan, const UdsCall *request)
 	MemoryContextSwitchTo(caller);
 }
 
+/*
+ * Notes that something was not shown: a node ("" = the stream as a whole), and
+ * what to say of it.  Both are in memory of the run.
+ */
+static void
+add_skipped(PlanState *plan, const UdsStreamSpec *stream, const char *node, const char *message)
+{
+	UdsFetchResult *result = plan->result;
+	UdsSkippedNode *skipped = palloc0(sizeof(UdsSkippedNode));
+
+	skipped->stream = stream->name;
+	skipped->data_type = stream->type;
+	skipped->node = node;
+	skipped->message = message;
+	result->skipped = lappend(result->skipped, skipped);
+	result->complete = false;
+}
+
 /* Notes a node that the service refused to show. */
 static void
 skip_node(PlanState *plan, const UdsCall *request)
 {
-	UdsFetchResult *result = plan->result;
 	MemoryContext caller = MemoryContextSwitchTo(plan->run->context);
-	UdsSkippedNode *node = palloc0(sizeof(UdsSkippedNode));
-
-	node->stream = request->stream->name;
-	node->data_type = request->stream->type;
-	node->node = request->value == NULL ? "" :
+	const UdsStreamSpec *stream = request->stream;
+	const char *node = request->value == NULL ? "" :
 		pstrdup(uds_text_page(plan->run, request, request->value,
 							  strlen(request->value), NULL));
-	node->message = psprintf("could not read stream \"%s\" for %s \"%s\": %s",
-							 node->stream, request->stream->as, node->node,
-							 request->answer.what);
-	result->skipped = lappend(result->skipped, node);
-	result->complete = false;
+
+	add_skipped(plan, stream, node,
+				psprintf("could not read stream \"%s\" for %s \"%s\": %s",
+						 stream->name, stream->as, node, request->answer.what));
 	MemoryContextSwitchTo(caller);
 }
 
@@ -189,22 +202,15 @@ check_total(PlanState *plan, const UdsCall *request)
 {
 	const UdsAnswer *answer = &request->answer;
 	int64		items = request->items + answer->items;
-	UdsFetchResult *result = plan->result;
 	MemoryContext caller;
-	UdsSkippedNode *node;
 
 	if (answer->total < 0 || items >= answer->total)
 		return;
 	caller = MemoryContextSwitchTo(plan->run->context);
-	node = palloc0(sizeof(UdsSkippedNode));
-	node->stream = request->stream->name;
-	node->data_type = request->stream->type;
-	node->node = "";
-	node->message = psprintf("stream \"%s\" gave " INT64_FORMAT " of the " INT64_FORMAT
-							 " records that the service says it has",
-							 node->stream, items, answer->total);
-	result->skipped = lappend(result->skipped, node);
-	result->complete = false;
+	add_skipped(plan, request->stream, "",
+				psprintf("stream \"%s\" gave " INT64_FORMAT " of the " INT64_FORMAT
+						 " records that the service says it has",
+						 request->stream->name, items, answer->total));
 	MemoryContextSwitchTo(caller);
 }
 

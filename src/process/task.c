@@ -138,7 +138,6 @@ map_record(void *arg, const char *stream, const char *json, size_t len,
 	MemoryContext caller = CurrentMemoryContext;
 	Oid			types[4] = {TEXTOID, INT8OID, TEXTOID, TEXTOID};
 	Datum		values[4];
-	char		nulls[5] = "    ";
 	char	   *record = NULL;
 
 	uds_xact_begin("uds: mapping a record");
@@ -150,7 +149,7 @@ map_record(void *arg, const char *stream, const char *json, size_t len,
 					 "  FROM uds.source_streams($2) AS s (streams)"
 					 " CROSS JOIN LATERAL uds.map_page($1, s.streams -> $3 -> 'stream', $4::jsonb) AS m"
 					 " LIMIT 1",
-					 4, types, values, nulls) > 0)
+					 4, types, values, NULL) > 0)
 	{
 		record = MemoryContextStrdup(caller, uds_spi_text(0, 1));
 		*ok = uds_spi_text(0, 2)[0] == 't';

@@ -113,8 +113,7 @@ AS $$
 										   WHEN 'array' THEN r.data -> 'departments'
 										   ELSE '[]' END) WITH ORDINALITY AS a (value, ord)) AS d
 		LEFT JOIN uds.records o ON o.source_id = s.id AND o.data_type = 'department'
-							   AND o.uid_key = CASE WHEN coalesce(coalesce(s.options #> '{manifest,ignore_case}',
-																					 t.manifest -> 'ignore_case') ? 'department', false)
+							   AND o.uid_key = CASE WHEN coalesce(t.manifest -> 'ignore_case' ? 'department', false)
 													THEN lower(d.uid) ELSE d.uid END
 		LEFT JOIN uds.record_resources g ON g.record_id = o.id AND g.resource = 'departments'
 		WHERE l.resource = 'users' AND l.resource_pk = pk

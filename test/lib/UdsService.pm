@@ -124,13 +124,15 @@ sub person
 	return query("SELECT $expression FROM uds.users WHERE nickname = " . quote($nickname));
 }
 
-# members($title): who is in a department, leaders with a star
+# members($title, $by): who is in a department, by nickname or another column,
+# leaders with a star
 sub members
 {
-	my ($title) = @_;
+	my ($title, $by) = @_;
 
+	$by //= 'nickname';
 	return query(qq{
-		SELECT string_agg(u.nickname || CASE WHEN m.is_owner THEN '*' ELSE '' END, ', ' ORDER BY u.nickname COLLATE "C")
+		SELECT string_agg(u.$by || CASE WHEN m.is_owner THEN '*' ELSE '' END, ', ' ORDER BY u.$by COLLATE "C")
 		  FROM uds.department_members m
 		  JOIN uds.users u ON u.id = m.user_id
 		  JOIN uds.departments d ON d.id = m.department_id

@@ -18,7 +18,7 @@ from urllib.parse import parse_qsl
 
 from httpd import Reply
 from rs256 import Refused, verify
-from service import Service
+from service import Service, seconds
 
 START = 1767254400
 
@@ -238,10 +238,7 @@ class Rest(Service):
             raise Failure(410, "too_long_ago")
         since = request.query.get("since", "0")
         if "T" in since:
-            # the fraction may be there or not
-            since = time.mktime(time.strptime(
-                since.split(".")[0].rstrip("Z"), "%Y-%m-%dT%H:%M:%S"))
-            since = since - time.timezone
+            since = seconds(since)
         else:
             since = float(since) / 1000
         after = int(request.query.get("after", 0))

@@ -14,7 +14,7 @@ from email.utils import formatdate
 from urllib.parse import parse_qsl, unquote_plus
 
 from httpd import Reply
-from service import Service
+from service import Service, seconds
 
 BASE = "/v2"
 CORE = "urn:ietf:params:scim:schemas:core:2.0:"
@@ -260,8 +260,7 @@ class Scim(Service):
         if not self.settings["filters"] or name != "meta.lastModified" or \
                 operator not in ("ge", "gt") or value[:1] != '"':
             raise Failure(400, "invalidFilter", "this filter is not supported")
-        since = time.mktime(time.strptime(
-            value.strip('"'), "%Y-%m-%dT%H:%M:%SZ")) - time.timezone
+        since = seconds(value.strip('"'))
         return [key for key in keys if self.stamps[key] >= since]
 
     def page(self, request, keys):

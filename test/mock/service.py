@@ -4,6 +4,15 @@ A service owns its address prefix, its wire format, its credentials and its
 tokens.  The directory belongs to the mock and is read through self.mock.
 """
 
+import calendar
+import time
+
+
+def seconds(text):
+    """Of a time like 2026-01-31T10:00:00Z, maybe with a fraction."""
+    return calendar.timegm(time.strptime(text.split(".")[0].rstrip("Z"),
+                                         "%Y-%m-%dT%H:%M:%S"))
+
 
 class Service:
     name = ""

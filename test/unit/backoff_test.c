@@ -7,7 +7,7 @@
  *
  *-------------------------------------------------------------------------
  */
-/* sources: src/connector/backoff.c */
+/* sources: src/connector/backoff.c src/connector/datetime.c */
 #include "postgres_fe.h"
 
 #include "connector/backoff.h"

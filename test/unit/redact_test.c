@@ -8,38 +8,11 @@
  *-------------------------------------------------------------------------
  */
 /* sources: src/connector/redact.c src/connector/template.c */
-#include "postgres_fe.h"
+#include "tap.h"
 
 #include "connector/redact.h"
 
 #define REDACTED "********"
-
-static int	tests = 0;
-static int	failures = 0;
-
-/* memory goes with the program, as it does with a context of the server */
-extern const char *__asan_default_options(void);
-const char *
-__asan_default_options(void)
-{
-	return "detect_leaks=0";
-}
-
-static void
-ok(bool pass, const char *what)
-{
-	printf("%sok %d - %s\n", pass ? "" : "not ", ++tests, what);
-	if (!pass)
-		failures++;
-}
-
-static void
-is(const char *got, const char *expected, const char *what)
-{
-	ok(strcmp(got, expected) == 0, what);
-	if (strcmp(got, expected) != 0)
-		printf("# got %s, expected %s\n", got, expected);
-}
 
 /* The text without this secret. */
 static char *

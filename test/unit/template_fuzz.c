@@ -8,7 +8,9 @@
  *
  *-------------------------------------------------------------------------
  */
-/* sources: src/connector/template.c src/connector/backoff.c */
+/* sources: src/connector/template.c src/connector/backoff.c
+ * src/connector/datetime.c
+ */
 #include "arena.h"
 
 #include "connector/backoff.h"
