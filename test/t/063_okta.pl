@@ -235,5 +235,10 @@ create_source('dpop', %by_key);
 is(sync_as('auto', 'dpop'), 'failed', 'an app that demands DPoP cannot be read');
 like(field('message'), qr/Switch off.*DPoP/, 'and the message says what to switch off');
 
+create_source('nothing', base_url => $by_token{base_url});
+is(sync_as('auto', 'nothing'), 'failed', 'without credentials it fails');
+like(field('message'), qr/nothing to authenticate with/, 'and says why');
+is(field('requests'), 0, 'before anything is asked');
+
 $node->stop;
 done_testing();

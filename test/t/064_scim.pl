@@ -216,5 +216,10 @@ foreach my $what (sort keys %wrong)
 	is(field('requests'), 1, "a wrong $what: it is tried once");
 }
 
+create_source('nothing', base_url => "$base/v2");
+is(sync_as('auto', 'nothing'), 'failed', 'without credentials it fails');
+like(field('message'), qr/nothing to authenticate with/, 'and says why');
+is(field('requests'), 0, 'before anything is asked');
+
 $node->stop;
 done_testing();
