@@ -66,7 +66,7 @@ EXTVERSION = 0.1
 MODULE_big = uds
 
 SQL_PARTS = src/sql/tables.sql src/sql/connector.sql src/sql/catalog.sql \
-	src/sql/process.sql src/sql/reconcile.sql src/sql/resources.sql \
+	src/sql/process.sql src/sql/reconcile.sql src/sql/listen.sql src/sql/resources.sql \
 	src/sql/history.sql src/sql/explain.sql
 CONNECTORS = $(sort $(wildcard src/connectors/*.json))
 
@@ -82,10 +82,10 @@ TAP_TESTS = 1
 PROVE_TESTS ?= test/t/*.pl
 PROVE_FLAGS += -I test/lib
 
-PG_CPPFLAGS = -I$(srcdir)/src $(shell pkg-config --cflags libcurl libcjson libcrypto)
+PG_CPPFLAGS = -I$(srcdir)/src $(shell pkg-config --cflags libcurl libcjson libcrypto libmicrohttpd zlib expat)
 PG_CFLAGS = -Wall -Wextra -Wno-unused-parameter -Wno-missing-field-initializers \
 	-Wno-sign-compare
-SHLIB_LINK = $(shell pkg-config --libs libcurl libcjson libcrypto)
+SHLIB_LINK = $(shell pkg-config --libs libcurl libcjson libcrypto libmicrohttpd zlib expat)
 
 # JIT bitcode would need clang and llvm; nothing here is worth inlining
 override with_llvm = no
@@ -95,8 +95,8 @@ PGXS := $(shell $(PG_CONFIG) --pgxs 2>/dev/null)
 ifeq ($(wildcard $(PGXS)),)
 $(error the server's headers were not found by "$(PG_CONFIG) --pgxs": name another with PG_CONFIG=..., or let "make deps" install them)
 endif
-ifneq ($(shell pkg-config --exists libcurl libcjson 2>/dev/null && echo yes),yes)
-$(error pkg-config does not find libcurl and libcjson: "make deps" installs what is missing)
+ifneq ($(shell pkg-config --exists libcurl libcjson libmicrohttpd zlib expat 2>/dev/null && echo yes),yes)
+$(error pkg-config does not find libcurl, libcjson, libmicrohttpd, zlib and expat: "make deps" installs what is missing)
 endif
 include $(PGXS)
 

@@ -23,6 +23,13 @@
 #define uds_wait_event(name) ((uint32) PG_WAIT_EXTENSION)
 #endif
 
+/* 17 has wait event sets of resource owners; needs storage/latch.h, utils/memutils.h */
+#if PG_VERSION_NUM >= 170000
+#define uds_create_wait_set(n) CreateWaitEventSet(NULL, (n))
+#else
+#define uds_create_wait_set(n) CreateWaitEventSet(TopMemoryContext, (n))
+#endif
+
 /* 17 lets the caller own the lexer; the macro needs common/jsonapi.h */
 #if PG_VERSION_NUM >= 170000
 #define uds_json_lexer(json, len) \

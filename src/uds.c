@@ -17,6 +17,7 @@
 #include "utils/guc.h"
 
 #include "fetch/address.h"
+#include "listen/listen.h"
 #include "process/process.h"
 #include "uds.h"
 
@@ -38,12 +39,25 @@ char	   *uds_allowed_hosts = NULL;
 int			uds_full_sync_interval = 24 * 60;
 int			uds_raw_log_retention = 7 * 24 * 60;
 int			uds_history_retention = 90 * 24 * 60;
+int			uds_listen_port = 0;
+char	   *uds_listen_address = NULL;
+char	   *uds_listen_database = NULL;
+char	   *uds_listen_role = NULL;
+int			uds_listen_workers = 2;
+char	   *uds_listen_tls_cert = NULL;
+char	   *uds_listen_tls_key = NULL;
+int			uds_listen_max_body = 64 * 1024;
+int			uds_listen_client_timeout = 30000;
+int			uds_listen_max_connections = 256;
+int			uds_listen_max_per_address = 64;
+char	   *uds_listen_proxies = NULL;
+int			uds_event_delay = 1000;
 
 extern PGDLLEXPORT void _PG_init(void);
 
-/* Refuses a uds.allowed_hosts that cannot be read, naming the bad entry. */
+/* Refuses a list of hosts that cannot be read, naming the bad entry. */
 static bool
-check_allowed_hosts(char **newval, void **extra, GucSource source)
+check_hosts(char **newval, void **extra, GucSource source)
 {
 	char	   *error = NULL;
 	UdsHostRules *rules = uds_host_rules_parse(*newval, &error);
@@ -147,7 +161,77 @@ define_fetch_settings(void)
 							   "Comma-separated host names, *.domains, addresses and CIDR ranges.",
 							   &uds_allowed_hosts, "",
 							   PGC_SIGHUP, GUC_SUPERUSER_ONLY,
-							   check_allowed_hosts, NULL, NULL);
+							   check_hosts, NULL, NULL);
+}
+
+static void
+define_listen_settings(void)
+{
+	DefineCustomIntVariable("uds.http_port",
+							"Port on which pushes and events are taken over HTTP.",
+							"0 takes none.",
+							&uds_listen_port, 0, 0, 65535,
+							PGC_POSTMASTER, 0, NULL, NULL, NULL);
+	DefineCustomStringVariable("uds.http_listen",
+							   "Address on which they are taken.",
+							   "\"*\" stands for all.",
+							   &uds_listen_address, "127.0.0.1",
+							   PGC_POSTMASTER, 0, NULL, NULL, NULL);
+	DefineCustomStringVariable("uds.http_database",
+							   "Database that they are for.",
+							   NULL,
+							   &uds_listen_database, "postgres",
+							   PGC_POSTMASTER, 0, NULL, NULL, NULL);
+	DefineCustomStringVariable("uds.http_role",
+							   "Role that takes them; it needs EXECUTE on uds.http_request() and nothing else.",
+							   NULL,
+							   &uds_listen_role, "uds_http",
+							   PGC_POSTMASTER, 0, NULL, NULL, NULL);
+	DefineCustomIntVariable("uds.http_workers",
+							"Processes that share the port.",
+							NULL,
+							&uds_listen_workers, 2, 1, UDS_LISTENERS,
+							PGC_POSTMASTER, 0, NULL, NULL, NULL);
+	DefineCustomStringVariable("uds.http_tls_cert",
+							   "File with the certificate and those above it, PEM; empty for no TLS.",
+							   NULL,
+							   &uds_listen_tls_cert, "",
+							   PGC_SIGHUP, GUC_SUPERUSER_ONLY, NULL, NULL, NULL);
+	DefineCustomStringVariable("uds.http_tls_key",
+							   "File with its private key, PEM.",
+							   NULL,
+							   &uds_listen_tls_key, "",
+							   PGC_SIGHUP, GUC_SUPERUSER_ONLY, NULL, NULL, NULL);
+	DefineCustomIntVariable("uds.http_max_body",
+							"Largest body taken, after decompression.",
+							NULL,
+							&uds_listen_max_body, 64 * 1024, 1, 512 * 1024,
+							PGC_SIGHUP, GUC_UNIT_KB, NULL, NULL, NULL);
+	DefineCustomIntVariable("uds.http_client_timeout",
+							"Longest time that a client may take to send its headers, or to take the reply.",
+							"For a body it may take longer by a second for each 8 kB that came.",
+							&uds_listen_client_timeout, 30000, 100, 3600000,
+							PGC_SIGHUP, GUC_UNIT_MS, NULL, NULL, NULL);
+	DefineCustomIntVariable("uds.http_max_connections",
+							"Most connections to each of the processes.",
+							NULL,
+							&uds_listen_max_connections, 256, 1, 100000,
+							PGC_POSTMASTER, 0, NULL, NULL, NULL);
+	DefineCustomIntVariable("uds.http_max_connections_per_address",
+							"Most of these from one address.",
+							NULL,
+							&uds_listen_max_per_address, 64, 1, 100000,
+							PGC_POSTMASTER, 0, NULL, NULL, NULL);
+	DefineCustomStringVariable("uds.http_trusted_proxies",
+							   "Reverse proxies whose X-Forwarded-For is believed.",
+							   "Comma-separated addresses and CIDR ranges.",
+							   &uds_listen_proxies, "",
+							   PGC_SIGHUP, 0, check_hosts, NULL, NULL);
+	DefineCustomIntVariable("uds.event_delay",
+							"Wait after an event for others that are worked off with it.",
+							NULL,
+							&uds_event_delay, 1000, 0, 3600000,
+							PGC_SIGHUP, GUC_UNIT_MS, NULL, NULL, NULL);
 }
 
 /*
@@ -158,6 +242,7 @@ _PG_init(void)
 {
 	define_task_settings();
 	define_fetch_settings();
+	define_listen_settings();
 	MarkGUCPrefixReserved("uds");
 
 	uds_process_init_xact();
@@ -165,6 +250,7 @@ _PG_init(void)
 	{
 		uds_shared_init();
 		uds_launcher_register();
+		uds_listener_register();
 		uds_database_init();
 		uds_extension_init();
 	}

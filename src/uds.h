@@ -43,4 +43,23 @@ extern int	uds_full_sync_interval; /* minutes */
 extern int	uds_raw_log_retention;	/* minutes, -1 for ever */
 extern int	uds_history_retention;	/* minutes, 0 keeps none, -1 for ever */
 
+
+/* of the listener */
+extern int	uds_listen_port;		/* uds.http_port; 0 = there is none */
+extern char *uds_listen_address;	/* uds.http_listen */
+extern char *uds_listen_database;
+extern char *uds_listen_role;
+extern int	uds_listen_workers;
+extern char *uds_listen_tls_cert;
+extern char *uds_listen_tls_key;
+extern int	uds_listen_max_body;	/* kB */
+extern int	uds_listen_client_timeout;	/* ms */
+extern int	uds_listen_max_connections; /* of one process */
+extern int	uds_listen_max_per_address;
+extern char *uds_listen_proxies;
+extern int	uds_event_delay;		/* ms */
+
+/* upper bound of uds.http_workers */
+#define UDS_LISTENERS 16
+
 #endif							/* UDS_H */

@@ -73,7 +73,7 @@ typedef struct UdsTask
 	int64		retry_of;		/* 0 = none */
 	UdsTaskCounts counts;		/* what it did so far */
 	bool		unstored;		/* a push whose row is yet to be made */
-	Oid			requested_by;	/* then: the role */
+	const char *requested_by;	/* then: the role, or the key */
 	TimestampTz started_at;		/* and when it began */
 } UdsTask;
 
@@ -172,7 +172,8 @@ extern int64 uds_task_queue(int64 source, const char *kind, const char *mode,
 extern bool uds_task_claim(UdsTask *task, void (*announce) (const UdsTask *));
 extern void uds_task_finish(int64 task, const char *status, const char *message,
 							const UdsTaskCounts *counts);
-extern void uds_task_begin_push(UdsTask *task, int64 source, Oid requested_by);
+extern void uds_task_begin_push(UdsTask *task, int64 source,
+								const char *requested_by);
 extern void uds_task_store_push(UdsTask *task);
 extern void uds_task_finish_push(const UdsTask *task, const char *status,
 								 const char *message);

@@ -381,7 +381,7 @@ uds_task_claim(UdsTask *task, void (*announce) (const UdsTask *))
  * read-only transaction.
  */
 void
-uds_task_begin_push(UdsTask *task, int64 source, Oid requested_by)
+uds_task_begin_push(UdsTask *task, int64 source, const char *requested_by)
 {
 	Oid			namespace = get_namespace_oid("uds", false);
 
@@ -404,7 +404,7 @@ uds_task_store_push(UdsTask *task)
 
 	if (!task->unstored)
 		return;
-	values[2] = CStringGetTextDatum(GetUserNameFromId(task->requested_by, false));
+	values[2] = CStringGetTextDatum(task->requested_by);
 	values[3] = TimestampTzGetDatum(task->started_at);
 	uds_spi_exec(begin_push_sql, 4, types, values, NULL);
 	task->unstored = false;
@@ -488,7 +488,7 @@ uds_task_finish_push(const UdsTask *task, const char *status, const char *messag
 	types[OUTCOME_ARGS] = INT8OID;
 	values[OUTCOME_ARGS] = Int64GetDatum(task->source_id);
 	types[OUTCOME_ARGS + 1] = TEXTOID;
-	values[OUTCOME_ARGS + 1] = CStringGetTextDatum(GetUserNameFromId(task->requested_by, false));
+	values[OUTCOME_ARGS + 1] = CStringGetTextDatum(task->requested_by);
 	types[OUTCOME_ARGS + 2] = TIMESTAMPTZOID;
 	values[OUTCOME_ARGS + 2] = TimestampTzGetDatum(task->started_at);
 	uds_spi_exec(store_push_sql, OUTCOME_ARGS + 3, types, values, nulls);

@@ -406,6 +406,34 @@ name_matches(const HostRule *rule, const char *host, size_t len)
 	return true;
 }
 
+/* Does an address, not mapped, lie in the range of a rule? */
+static bool
+range_matches(const HostRule *rule, const Address *address)
+{
+	return rule->network.family == address->family &&
+		prefix_equal(address->bytes, rule->network.bytes, rule->prefix);
+}
+
+/*
+ * Does an address (IPv4-mapped ones as IPv4) lie in the range of a rule?
+ * Rules that are names do not count.
+ */
+bool
+uds_host_rules_name(const UdsHostRules *rules, const struct sockaddr *address)
+{
+	Address		bytes;
+
+	if (!address_from(address, &bytes))
+		return false;
+	unwrap_mapped(&bytes);
+	for (const HostRule *rule = rules->first; rule != NULL; rule = rule->next)
+	{
+		if (range_matches(rule, &bytes))
+			return true;
+	}
+	return false;
+}
+
 /*
  * May "host", resolved to "address", be talked to?
  *
@@ -438,8 +466,7 @@ uds_address_allowed(const UdsHostRules *rules, const char *host,
 			if (host_len > 0 && name_matches(rule, host, host_len))
 				return true;
 		}
-		else if (rule->network.family == bytes.family &&
-				 prefix_equal(bytes.bytes, rule->network.bytes, rule->prefix))
+		else if (range_matches(rule, &bytes))
 			return true;
 	}
 	return false;

@@ -17,6 +17,8 @@ typedef struct UdsHostRules UdsHostRules;
 
 extern UdsHostRules *uds_host_rules_parse(const char *text, char **error);
 extern void uds_host_rules_free(UdsHostRules *rules);
+extern bool uds_host_rules_name(const UdsHostRules *rules,
+								const struct sockaddr *address);
 extern bool uds_address_is_public(const struct sockaddr *address);
 extern bool uds_address_allowed(const UdsHostRules *rules, const char *host,
 								const struct sockaddr *address);

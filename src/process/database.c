@@ -80,9 +80,10 @@ needed_database(Node *command)
 static bool
 has_workers(Oid database)
 {
-	bool		found = false;
+	bool		found;
 
 	LWLockAcquire(uds_shared_lock(), LW_SHARED);
+	found = uds_listeners_there(database);
 	for (int i = 0; i < UDS_WORKER_SLOTS; i++)
 	{
 		const UdsSlot *slot = &uds_shared()->slots[i];
@@ -127,6 +128,7 @@ close_database(Oid database)
 	{
 		closed->database = database;
 		uds_slots_end(database);
+		uds_listeners_end(database);
 	}
 	LWLockRelease(uds_shared_lock());
 	return closed;

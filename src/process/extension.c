@@ -57,6 +57,7 @@ at_xact_end(XactEvent event, void *arg)
 			dropped = InvalidOid;
 			LWLockAcquire(uds_shared_lock(), LW_EXCLUSIVE);
 			uds_slots_end(MyDatabaseId);
+			uds_listeners_end(MyDatabaseId);
 			LWLockRelease(uds_shared_lock());
 			break;
 		case XACT_EVENT_ABORT:

@@ -37,6 +37,17 @@ extern void uds_process_init_xact(void);
 /* slots.c: whether a living worker has announced this task */
 extern bool uds_slot_runs(Oid database, int64 task);
 
+/* shared.c: whether the launcher is there */
+extern bool uds_launcher_runs(void);
+
+/* worker.c: of any background worker of ours */
+extern void uds_worker_pin_settings(const char *application);
+
+/* listeners.c: processes of the listener, and whom they refused */
+extern bool uds_listener_attach(int number);
+extern int	uds_refusals_wait(const char *address);
+extern void uds_refusals_note(const char *address);
+
 /* catalog/tasks.c: whether this transaction has queued for the source */
 extern bool uds_task_queue_is_mine(int64 source);
 

@@ -163,6 +163,22 @@ uds_launcher_wake(void)
 }
 
 /*
+ * Whether the launcher is there, so that tasks can begin.
+ */
+bool
+uds_launcher_runs(void)
+{
+	int			pid = 0;
+
+	if (shared == NULL)
+		return false;
+	LWLockAcquire(shared_lock, LW_SHARED);
+	pid = shared->launcher_pid;
+	LWLockRelease(shared_lock);
+	return pid != 0;
+}
+
+/*
  * Wakes everybody who waits for a task, to look at its row again.  To be
  * called after the commit that changed it.  Never fails.
  */

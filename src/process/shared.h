@@ -81,6 +81,23 @@ typedef struct UdsClosed
 	Oid			database;
 } UdsClosed;
 
+/* A process of the listener; pid 0 = none. */
+typedef struct UdsListener
+{
+	int			pid;
+	Oid			database;
+} UdsListener;
+
+/* Requests from one address that were refused for their key. */
+typedef struct UdsRefusals
+{
+	uint64		address;		/* hash of it */
+	int			count;
+	TimestampTz since;			/* of the first */
+} UdsRefusals;
+
+#define UDS_REFUSALS 512
+
 typedef struct UdsShared
 {
 	int			launcher_pid;	/* 0 = none runs */
@@ -91,6 +108,8 @@ typedef struct UdsShared
 	UdsClosed	closed[UDS_CLOSED];
 	uint64		last_ticket;
 	UdsSlot		slots[UDS_WORKER_SLOTS];
+	UdsListener listeners[UDS_LISTENERS];
+	UdsRefusals refusals[UDS_REFUSALS];
 	ConditionVariable ended;	/* broadcast when a task starts or ends */
 } UdsShared;
 
@@ -128,6 +147,10 @@ extern int	uds_slots_of(Oid database, bool *looking);	/* lock held */
 extern void uds_slots_end(Oid database);	/* lock held */
 extern bool uds_slot_cancel(Oid database, int64 task);
 extern bool uds_slot_find(Oid database, int64 task, UdsSlot *copy);
+
+/* listeners.c */
+extern bool uds_listeners_there(Oid database);	/* lock held */
+extern void uds_listeners_end(Oid database);	/* lock held */
 
 /* progress.c */
 extern const char *uds_phase_name(UdsPhase phase);

@@ -49,8 +49,8 @@ static const char *const result_sql =
  * search_path with nothing of the users' in it, plain transactions, and no
  * timeouts, which are meant for clients.
  */
-static void
-pin_settings(const char *application)
+void
+uds_worker_pin_settings(const char *application)
 {
 	static const char *const pinned[][2] = {
 		{"search_path", "pg_catalog, pg_temp"},
@@ -82,7 +82,7 @@ void
 uds_worker_connect(Oid database, const char *application)
 {
 	BackgroundWorkerInitializeConnectionByOid(database, InvalidOid, 0);
-	pin_settings(application);
+	uds_worker_pin_settings(application);
 }
 
 /*

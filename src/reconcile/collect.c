@@ -87,16 +87,24 @@ static const char *const map_sql =
 "         CROSS JOIN LATERAL uds.map_page(p.body, s.stream, coalesce(p.context, '{}')) AS m"
 "         WHERE p.task_id = $2 AND p.attempt = $3 AND p.usable) AS m";
 
-/* $3 data type, $4 the records */
-static const char *const pushed_sql =
-"INSERT INTO uds_incoming (n, data_type, merge, uid, uid_key, data, hash, error)"
-"SELECT m.ord, m.data_type, false, m.uid, m.uid, m.record, uds.record_hash(m.record),"
-"       " RECORD_ERROR
-"  FROM (SELECT m.ord, $3 AS data_type, m.record, m.error, " UID " AS uid"
-"          FROM (SELECT e.ord, e.value AS record,"
-"                       CASE WHEN jsonb_typeof(e.value) <> 'object'"
-"                            THEN 'record is not a JSON object' END AS error"
-"                  FROM jsonb_array_elements($4) WITH ORDINALITY AS e (value, ord)) AS m) AS m";
+/* $3 data type, $4 the records; by UdsPushForm */
+#define PUSHED(given) \
+"INSERT INTO uds_incoming (n, data_type, merge, uid, uid_key, data, hash, error)" \
+"SELECT m.ord, m.data_type, false, m.uid, m.uid, m.record, uds.record_hash(m.record)," \
+"       " RECORD_ERROR \
+"  FROM (SELECT m.ord, $3 AS data_type, m.record, m.error, " UID " AS uid" \
+"          FROM (SELECT e.ord, e.record," \
+"                       CASE WHEN e.error IS NOT NULL THEN e.error" \
+"                            WHEN jsonb_typeof(e.record) <> 'object'" \
+"                            THEN 'record is not a JSON object' END AS error" \
+"                  FROM " given ") AS m) AS m"
+
+static const char *const pushed_sql[] = {
+	[UDS_PUSH_LIST] = PUSHED("(SELECT e.ord, e.value AS record, NULL::text AS error"
+							 "   FROM jsonb_array_elements($4) WITH ORDINALITY AS e (value, ord)) AS e"),
+	[UDS_PUSH_PAGE] = PUSHED("uds.map_page($4, '{\"type\": \"user\", \"records\": \"$.records[*]\"}', NULL) AS e"),
+	[UDS_PUSH_LINES] = PUSHED("uds.json_lines($4) AS e"),
+};
 
 /* Records that are no parts of others: only these can come more than once. */
 #define IS_WHOLE(alias) "NOT " alias ".partial AND " alias ".data_type <> 'member'"
@@ -303,18 +311,21 @@ uds_collect_pages(UdsRun *run, const UdsPages *pages)
 }
 
 /*
- * Fills incoming and rejected from records that were pushed.
+ * Fills incoming and rejected from records that were pushed, and tells the push
+ * how many there are.
  */
 void
-uds_collect_pushed(const UdsRun *run, const UdsPages *pages)
+uds_collect_pushed(const UdsRun *run, UdsPush *push)
 {
-	Oid			types[4] = {INT8OID, INT8OID, TEXTOID, JSONBOID};
+	Oid			types[4] = {INT8OID, INT8OID, TEXTOID, TEXTOID};
 	Datum		values[4] = {Int64GetDatum(run->source->id),
 		Int64GetDatum(run->task->id),
-		CStringGetTextDatum(pages->pushed),
-	pages->records};
+		CStringGetTextDatum(push->data_type),
+	push->records};
 
-	uds_spi_exec(pushed_sql, 4, types, values, NULL);
-	clean_up(run, pages->n_records == 1, NULL);
+	if (push->form == UDS_PUSH_LIST)
+		types[3] = JSONBOID;
+	push->all = uds_spi_exec(pushed_sql[push->form], 4, types, values, NULL);
+	clean_up(run, push->all == 1, NULL);
 	uds_stage_analyze(run, "uds_incoming (n, data_type, uid_key)");
 }

@@ -33,6 +33,11 @@ PG_FUNCTION_INFO_V1(uds_push);
 /* bytes of an unknown name that a message repeats */
 #define MAX_NAME 100
 
+#define KNOWN_TYPES "Known are \"user\" and \"department\"."
+#define KNOWN_KEYS "Known are \"username\", \"email\" and \"phone\"."
+#define SHAPE \
+"Send {\"dataType\": \"user\" or \"department\", \"records\": [{…}, …], \"matchKey\": …, \"sourceName\": …}."
+
 /*
  * $1 task, $2 the resource, $3 how many records failed for each of them; not
  * all errors may be stored, and one record may have several.
@@ -44,23 +49,13 @@ static const char *const failed_sql =
 "  FROM uds.task_errors e"
 " WHERE e.task_id = $1 AND (e.resource IS NULL OR e.resource = $2)";
 
-/* What a push asks for. */
-typedef struct Envelope
+/* Notes what is wrong with an envelope; always false. */
+static bool
+refuse(UdsPush *push, const char *problem, const char *hint)
 {
-	char	   *data_type;
-	char	   *match_key;		/* or NULL */
-	const char *source;
-	int64		all;			/* records given */
-	Datum		records;		/* jsonb */
-} Envelope;
-
-static void
-refuse(const char *message, const char *hint)
-{
-	ereport(ERROR,
-			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-			 errmsg("cannot take what was pushed: %s", message),
-			 errhint("%s", hint)));
+	push->problem = problem;
+	push->hint = hint;
+	return false;
 }
 
 /* No name is as long as this: what is longer need not be repeated whole. */
@@ -88,71 +83,93 @@ read_member(JsonbValue *envelope, const char *key, enum jbvType *type)
 	return clip(text.data);
 }
 
-/* Takes the records out of the envelope; ERROR if there are none. */
-static void
-take_records(JsonbValue *value, const char *shape, Envelope *envelope)
+/* Takes the records out of the envelope. */
+static bool
+take_records(JsonbValue *value, UdsPush *push)
 {
 	JsonbValue	records;
 	Jsonb	   *list;
 
 	if (!uds_value_member(value, "records", strlen("records"), &records) ||
 		records.type == jbvNull)
-		refuse("it has no records", shape);
+		return refuse(push, "it has no records", SHAPE);
 	if (!uds_value_is_array(&records))
-		refuse("records is not a list", shape);
+		return refuse(push, "records is not a list", SHAPE);
 	list = uds_value_to_jsonb(&records);
-	envelope->all = JB_ROOT_COUNT(list);
-	if (envelope->all == 0)
-		refuse("the list of records is empty", shape);
-	envelope->records = JsonbPGetDatum(list);
+	push->all = JB_ROOT_COUNT(list);
+	if (push->all == 0)
+		return refuse(push, "the list of records is empty", SHAPE);
+	push->form = UDS_PUSH_LIST;
+	push->records = JsonbPGetDatum(list);
+	return true;
 }
 
-/* Reads the envelope; ERROR if it is not one. */
-static Envelope *
-open_envelope(Jsonb *data)
+/* A member must be text, if it is there. */
+static bool
+check_text(UdsPush *push, const char *text, enum jbvType type, const char *problem,
+		   const char *hint)
 {
-	Envelope   *envelope = palloc0(sizeof(Envelope));
-	const char *shape = "Send {\"dataType\": \"user\" or \"department\", \"records\": [{…}, …], \"matchKey\": …, \"sourceName\": …}.";
+	return text == NULL || type == jbvString || refuse(push, problem, hint);
+}
+
+/*
+ * Whether the words of an envelope are known: its data type and, NULL or
+ * empty for none, its match key.  False notes the problem in the push.
+ */
+bool
+uds_push_check(UdsPush *push)
+{
+	if (push->data_type == NULL)
+		return refuse(push, "it has no dataType", SHAPE);
+	if (strcmp(push->data_type, UDS_TYPE_USER) != 0 &&
+		strcmp(push->data_type, UDS_TYPE_DEPARTMENT) != 0)
+		return refuse(push, psprintf("unknown dataType \"%s\"", clip(push->data_type)),
+					  KNOWN_TYPES);
+	if (push->match_key != NULL && push->match_key[0] == '\0')
+		push->match_key = NULL;
+	if (push->match_key != NULL &&
+		strcmp(push->match_key, "username") != 0 &&
+		strcmp(push->match_key, "email") != 0 &&
+		strcmp(push->match_key, "phone") != 0)
+		return refuse(push, psprintf("unknown matchKey \"%s\"", clip(push->match_key)),
+					  KNOWN_KEYS);
+	return true;
+}
+
+/*
+ * Reads an envelope.  Returns false if it is not one, and what is wrong with it
+ * in push->problem, which completes "cannot take what was pushed: …", and
+ * push->hint.  Allocates in the current context.
+ */
+bool
+uds_push_read(UdsPush *push, Jsonb *data)
+{
 	JsonbValue	value;
 	enum jbvType type;
 
 	uds_value_from_jsonb(data, &value);
 	if (!uds_value_is_object(&value))
-		refuse("it is not a JSON object", shape);
+		return refuse(push, "it is not a JSON object", SHAPE);
 
-	envelope->data_type = read_member(&value, "dataType", &type);
-	if (envelope->data_type == NULL)
-		refuse("it has no dataType", shape);
-	if (type != jbvString || (strcmp(envelope->data_type, UDS_TYPE_USER) != 0 &&
-							  strcmp(envelope->data_type, UDS_TYPE_DEPARTMENT) != 0))
-		refuse(psprintf("unknown dataType \"%s\"", envelope->data_type),
-			   "Known are \"user\" and \"department\".");
-
-	take_records(&value, shape, envelope);
-
-	envelope->match_key = read_member(&value, "matchKey", &type);
-	if (envelope->match_key != NULL && envelope->match_key[0] == '\0')
-		envelope->match_key = NULL;
-	if (envelope->match_key != NULL &&
-		(type != jbvString || (strcmp(envelope->match_key, "username") != 0 &&
-							   strcmp(envelope->match_key, "email") != 0 &&
-							   strcmp(envelope->match_key, "phone") != 0)))
-		refuse(psprintf("unknown matchKey \"%s\"", envelope->match_key),
-			   "Known are \"username\", \"email\" and \"phone\".");
-
-	envelope->source = read_member(&value, "sourceName", &type);
-	if (envelope->source == NULL)
-		envelope->source = "api";
-	else if (type != jbvString)
-		refuse("sourceName is not text", shape);
-	return envelope;
+	push->data_type = read_member(&value, "dataType", &type);
+	if (!check_text(push, push->data_type, type,
+					psprintf("unknown dataType \"%s\"", push->data_type), KNOWN_TYPES))
+		return false;
+	push->match_key = read_member(&value, "matchKey", &type);
+	if (!check_text(push, push->match_key, type,
+					psprintf("unknown matchKey \"%s\"", push->match_key), KNOWN_KEYS))
+		return false;
+	push->source = read_member(&value, "sourceName", &type);
+	if (!check_text(push, push->source, type, "sourceName is not text", SHAPE))
+		return false;
+	return uds_push_check(push) && take_records(&value, push);
 }
 
 /* Finds the source that records are pushed to; ERROR if it cannot be. */
 static UdsSource *
-find_source(const Envelope *envelope)
+find_source(const UdsPush *push)
 {
-	UdsSource  *source = uds_source_load_by_name(envelope->source);
+	UdsSource  *source = uds_source_load_by_name(push->source ? push->source : "api");
 
 	if (strcmp(source->type, "push") != 0)
 		ereport(ERROR,
@@ -165,8 +182,6 @@ find_source(const Envelope *envelope)
 				 errmsg("source \"%s\" is disabled", source->name),
 				 errhint("Enable it with uds_alter_source(%s, enabled => true).",
 						 quote_literal_cstr(source->name))));
-	if (envelope->match_key != NULL)
-		source->match_keys = psprintf("[\"%s\"]", envelope->match_key);
 	return source;
 }
 
@@ -176,7 +191,7 @@ find_source(const Envelope *envelope)
  */
 static void
 add_part(StringInfo reply, const char *name, const char *means,
-		 const UdsTask *task, const Envelope *envelope)
+		 const UdsTask *task, const UdsPush *push)
 {
 	int64		failed = 0;
 	char	   *records = "[]";
@@ -198,7 +213,7 @@ add_part(StringInfo reply, const char *name, const char *means,
 	escape_json(reply, name);
 	appendStringInfo(reply, ",\"detail\":{\"count\":{\"all\":" INT64_FORMAT
 					 ",\"success\":" INT64_FORMAT ",\"failed\":" INT64_FORMAT
-					 "},\"failedRecords\":", envelope->all, envelope->all - failed, failed);
+					 "},\"failedRecords\":", push->all, push->all - failed, failed);
 	appendStringInfoString(reply, records);
 	appendStringInfoString(reply, "}}");
 }
@@ -208,7 +223,7 @@ add_part(StringInfo reply, const char *name, const char *means,
  * records.  A user's departments are his memberships.
  */
 static Datum
-make_reply(const UdsTask *task, const Envelope *envelope, List *takers)
+make_reply(const UdsTask *task, const UdsPush *push, List *takers)
 {
 	StringInfoData reply;
 	ListCell   *lc;
@@ -220,22 +235,24 @@ make_reply(const UdsTask *task, const Envelope *envelope, List *takers)
 	{
 		const char *name = lfirst(lc);
 
-		add_part(&reply, name, name, task, envelope);
+		add_part(&reply, name, name, task, push);
 		if (strcmp(name, uds_users.name) == 0)
-			add_part(&reply, uds_departments.name, "members", task, envelope);
+			add_part(&reply, uds_departments.name, "members", task, push);
 	}
 	appendStringInfoString(&reply, "]}");
 	return DirectFunctionCall1(jsonb_in, CStringGetDatum(reply.data));
 }
 
-/* Takes what was pushed; the reply, as jsonb in SPI's memory. */
-static Datum
-take(Jsonb *data, Oid caller)
+/*
+ * Takes what was pushed into a source, which must be of type push.  Returns the
+ * reply as jsonb in SPI's memory.  "requested_by" is the role or key in whose
+ * name.  To be called through uds_push_guard(); ERROR as uds_reconcile().
+ */
+Datum
+uds_push_take(UdsPush *push, UdsSource *source, const char *requested_by)
 {
-	Envelope   *envelope = open_envelope(data);
 	UdsTask		task = {.kind = "push",.mode = "auto",.attempt = 1};
 	UdsPages	pages = {0};
-	UdsSource  *source;
 	List	   *takers = NIL;
 	const char *status;
 	char	   *message;
@@ -247,15 +264,15 @@ take(Jsonb *data, Oid caller)
 	/* compiling takes longer than running */
 	(void) set_config_option("jit", "off", PGC_USERSET, PGC_S_SESSION,
 							 GUC_ACTION_SAVE, true, 0, false);
-	uds_spi_keep_plans(envelope->all <= UDS_SMALL_TASK);
-	source = find_source(envelope);
-	uds_task_begin_push(&task, source->id, caller);
+	uds_spi_keep_plans(push->all <= UDS_SMALL_TASK);
+	if (push->match_key != NULL)
+		source->match_keys = psprintf("[\"%s\"]", push->match_key);
+	uds_task_begin_push(&task, source->id, requested_by);
 	task.counts.complete = -1;
 
 	pages.task = task.id;
-	pages.pushed = envelope->data_type;
-	pages.records = envelope->records;
-	pages.n_records = envelope->all;
+	pages.pushed = push->data_type;
+	pages.push = push;
 	pages.takers = &takers;
 	status = uds_reconcile(&task, source, &pages, &task.counts, &message);
 	task.counts.complete = -1;
@@ -264,7 +281,7 @@ take(Jsonb *data, Oid caller)
 	task.counts.apply_ms = (int64) INSTR_TIME_GET_MILLISEC(end);
 	uds_task_finish_push(&task, status, message);
 	uds_source_note_success(source->id, task.id);
-	return make_reply(&task, envelope, takers);
+	return make_reply(&task, push, takers);
 }
 
 /*
@@ -289,26 +306,24 @@ rethrow(int level, MemoryContext context, ResourceOwner owner)
 }
 
 /*
- * uds_push(data) → jsonb: takes records in the caller's transaction
+ * Does work that may push, as the extension's owner, with SPI connected and
+ * settings that are put back.  Returns what the work returns, a varlena or
+ * NULL, copied into the caller's memory.
  *
- * ERROR where the envelope is wrong, or from within another push or task,
- * whose stage it would clear; records that are wrong are reported in the reply and the
- * task ends partial.
+ * ERROR from within another push or task, whose stage it would clear; and
+ * what the work raises.
  */
 Datum
-uds_push(PG_FUNCTION_ARGS)
+uds_push_guard(Datum (*work) (void *arg), void *arg)
 {
 	static bool pushing = false;
 	MemoryContext context = CurrentMemoryContext;
 	ResourceOwner owner = CurrentResourceOwner;
 	int			level = GetCurrentTransactionNestLevel();
-	Oid			caller = GetUserId();
 	UdsIdentity saved;
-	Datum		reply;
+	Datum		result;
 	int			settings;
 
-	if (PG_ARGISNULL(0))
-		refuse("it is null", "Send a JSON object.");
 	if (pushing || uds_reconciling)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_IN_USE),
@@ -320,9 +335,10 @@ uds_push(PG_FUNCTION_ARGS)
 		uds_become_trusted(uds_extension_owner(), &saved);
 		settings = NewGUCNestLevel();
 		SPI_connect();
-		reply = take(PG_GETARG_JSONB_P(0), caller);
+		result = work(arg);
 		MemoryContextSwitchTo(context);
-		reply = PointerGetDatum(PG_DETOAST_DATUM_COPY(reply));
+		if (DatumGetPointer(result) != NULL)
+			result = PointerGetDatum(PG_DETOAST_DATUM_COPY(result));
 		SPI_finish();
 		AtEOXact_GUC(true, settings);
 		uds_unbecome(&saved);
@@ -336,5 +352,48 @@ uds_push(PG_FUNCTION_ARGS)
 	PG_END_TRY();
 	pushing = false;
 	uds_spi_keep_plans(false);
-	PG_RETURN_DATUM(reply);
+	return result;
+}
+
+/* A call of uds_push(). */
+typedef struct PushCall
+{
+	Jsonb	   *data;
+	const char *caller;
+} PushCall;
+
+static Datum
+push(void *arg)
+{
+	PushCall   *call = arg;
+	UdsPush		envelope = {0};
+
+	if (!uds_push_read(&envelope, call->data))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("cannot take what was pushed: %s", envelope.problem),
+				 errhint("%s", envelope.hint)));
+	uds_spi_keep_plans(envelope.all <= UDS_SMALL_TASK);
+	return uds_push_take(&envelope, find_source(&envelope), call->caller);
+}
+
+/*
+ * uds_push(data) → jsonb: takes records in the caller's transaction
+ *
+ * ERROR where the envelope is wrong; records that are wrong are reported in the
+ * reply and the task ends partial.
+ */
+Datum
+uds_push(PG_FUNCTION_ARGS)
+{
+	PushCall	call = {0};
+
+	if (PG_ARGISNULL(0))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("cannot take what was pushed: it is null"),
+				 errhint("Send a JSON object.")));
+	call.data = PG_GETARG_JSONB_P(0);
+	call.caller = GetUserNameFromId(GetUserId(), false);
+	PG_RETURN_DATUM(uds_push_guard(push, &call));
 }

@@ -472,7 +472,7 @@ uds_reconcile(UdsTask *task, const UdsSource *source,
 
 	uds_reconciling = true;
 	run.pushed = pages->pushed;
-	run.small = pages->pushed && pages->n_records <= UDS_SMALL_TASK;
+	run.small = pages->pushed && pages->push->all <= UDS_SMALL_TASK;
 	if (!run.small)
 		take_memory();
 	uds_run_prepare(&run, task, source, pages->complete);
@@ -487,7 +487,7 @@ uds_reconcile(UdsTask *task, const UdsSource *source,
 	if (pages->pushed)
 	{
 		*pages->takers = uds_resources_takers(&run, pages->pushed);
-		uds_collect_pushed(&run, pages);
+		uds_collect_pushed(&run, pages->push);
 	}
 	else
 		uds_collect_pages(&run, pages);

@@ -14,6 +14,28 @@
 
 #include "catalog/catalog.h"
 
+/* How records that were pushed are given. */
+typedef enum UdsPushForm
+{
+	UDS_PUSH_LIST,				/* jsonb, an array */
+	UDS_PUSH_PAGE,				/* text: an envelope, with something that jsonb
+								 * does not take */
+	UDS_PUSH_LINES				/* text: a record on each line */
+} UdsPushForm;
+
+/* A push: its envelope, opened. */
+typedef struct UdsPush
+{
+	char	   *data_type;
+	char	   *match_key;		/* or NULL */
+	char	   *source;			/* name, or NULL */
+	UdsPushForm form;
+	Datum		records;
+	int64		all;			/* records given */
+	const char *problem;		/* why it is refused */
+	const char *hint;
+} UdsPush;
+
 /* Pages in the raw log to take records from, and what is known of them. */
 typedef struct UdsPages
 {
@@ -27,8 +49,7 @@ typedef struct UdsPages
 	int64		shown;			/* task whose change set was approved, or 0 */
 	int64		failed_of;		/* only the records this task set aside, or 0 */
 	const char *pushed;			/* data type of records pushed, or NULL */
-	Datum		records;		/* those: a jsonb array */
-	int64		n_records;		/* its length */
+	UdsPush    *push;			/* those */
 	List	  **takers;			/* of a push: receives the names of the
 								 * resources that take them, in order */
 } UdsPages;
@@ -39,6 +60,15 @@ typedef struct UdsPages
 extern const char *uds_reconcile(UdsTask *task, const UdsSource *source,
 								 const UdsPages *pages, UdsTaskCounts *counts,
 								 char **message);
+
+/* push.c */
+extern bool uds_push_read(UdsPush *push, Jsonb *data);
+extern bool uds_push_check(UdsPush *push);
+extern Datum uds_push_take(UdsPush *push, UdsSource *source, const char *requested_by);
+extern Datum uds_push_guard(Datum (*work) (void *arg), void *arg);
+
+/* lines.c */
+extern int64 uds_lines_count(const char *text, size_t len);
 
 /* undo.c */
 extern int64 uds_undo_require(int64 task, int64 undo);

@@ -222,7 +222,7 @@ extern void uds_applied_undo(const UdsRun *run, const UdsEntry *entry);
 
 /* collect.c */
 extern void uds_collect_pages(UdsRun *run, const UdsPages *pages);
-extern void uds_collect_pushed(const UdsRun *run, const UdsPages *pages);
+extern void uds_collect_pushed(const UdsRun *run, UdsPush *push);
 
 /* parts.c */
 extern void uds_parts_join(const UdsRun *run, const UdsPages *pages, bool members,

@@ -19,3 +19,5 @@ SELECT pg_catalog.pg_extension_config_dump('uds.disabled_rows', '');
 SELECT pg_catalog.pg_extension_config_dump('uds.pending_references', '');
 SELECT pg_catalog.pg_extension_config_dump('uds.resources', 'WHERE NOT builtin');
 SELECT pg_catalog.pg_extension_config_dump('uds.unapplied_records', '');
+SELECT pg_catalog.pg_extension_config_dump('uds.api_keys', '');
+SELECT pg_catalog.pg_extension_config_dump(pg_catalog.pg_get_serial_sequence('uds.api_keys', 'id')::pg_catalog.regclass, '');

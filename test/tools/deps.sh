@@ -53,6 +53,9 @@ look_for_build()
 	need libcurl4-openssl-dev has_library libcurl
 	need libcjson-dev has_library libcjson
 	need libssl-dev has_library libcrypto
+	need libmicrohttpd-dev has_library libmicrohttpd
+	need zlib1g-dev has_library zlib
+	need libexpat1-dev has_library expat
 	# the version is filled in once the package lists are fresh
 	need postgresql-VERSION has_server
 	need postgresql-server-dev-VERSION has_server_headers

@@ -1,0 +1,36 @@
+/*-------------------------------------------------------------------------
+ *
+ * connection.h
+ *		Connections to the listener, and how long they may take.
+ *
+ * For server.c.  Runs in the listener only; takes no locks.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef UDS_LISTEN_CONNECTION_H
+#define UDS_LISTEN_CONNECTION_H
+
+#include <microhttpd.h>
+
+#include "fetch/address.h"
+#include "lib/ilist.h"
+
+/* A connection, from its beginning to its end. */
+typedef struct UdsConnection
+{
+	dlist_node	node;
+	int			fd;
+	int64		deadline;		/* ms; PG_INT64_MAX while it waits for us */
+	char		address[64];
+} UdsConnection;
+
+extern void uds_connection_notify(void *arg, struct MHD_Connection *mhd, void **socket_context,
+								  enum MHD_ConnectionNotificationCode what);
+extern void uds_connection_grant(UdsConnection *connection, int ms);
+extern void uds_connection_client(const UdsConnection *connection, struct MHD_Connection *mhd,
+								  const UdsHostRules *proxies, char *address, size_t size);
+extern void uds_connections_limit(int ms);
+extern void uds_connections_expire(void);
+extern int64 uds_connections_deadline(void);
+
+#endif							/* UDS_LISTEN_CONNECTION_H */

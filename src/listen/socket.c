@@ -1,0 +1,115 @@
+/*-------------------------------------------------------------------------
+ *
+ * socket.c
+ *		What the listener opens when it begins: its socket, and the files for
+ *		TLS.
+ *
+ * Runs in the listener, outside any transaction; takes no locks.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include <fcntl.h>
+#include <netdb.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "storage/fd.h"
+
+#include "listen/server.h"
+#include "uds.h"
+
+#define BACKLOG 512
+#define MAX_PEM (256 * 1024)
+
+static int
+try_address(const struct addrinfo *address)
+{
+	int			fd = socket(address->ai_family, address->ai_socktype, address->ai_protocol);
+	int			one = 1;
+	int			zero = 0;
+
+	if (fd < 0)
+		return -1;
+	if (setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one)) == 0 &&
+		(uds_listen_workers == 1 ||
+		 setsockopt(fd, SOL_SOCKET, SO_REUSEPORT, &one, sizeof(one)) == 0) &&
+		(address->ai_family != AF_INET6 ||
+		 setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &zero, sizeof(zero)) == 0) &&
+		fcntl(fd, F_SETFD, FD_CLOEXEC) == 0 && fcntl(fd, F_SETFL, O_NONBLOCK) == 0 &&
+		bind(fd, address->ai_addr, address->ai_addrlen) == 0 && listen(fd, BACKLOG) == 0)
+		return fd;
+	close(fd);
+	return -1;
+}
+
+/*
+ * Opens the socket on which the listener listens; each process has its own, of
+ * the same port.  It does not block.  ERROR if it cannot be had.
+ */
+int
+uds_listen_open_socket(void)
+{
+	struct addrinfo hints = {.ai_flags = AI_PASSIVE | AI_NUMERICHOST | AI_NUMERICSERV,.ai_socktype = SOCK_STREAM};
+	struct addrinfo *addresses = NULL;
+	bool		any = strcmp(uds_listen_address, "*") == 0;
+	char		port[16];
+	int			status;
+	int			fd = -1;
+
+	snprintf(port, sizeof(port), "%d", uds_listen_port);
+	/* all of IPv6 is all of IPv4, too */
+	status = getaddrinfo(any ? "::" : uds_listen_address, port, &hints, &addresses);
+	if (status != 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("uds: could not listen on \"%s\": %s", uds_listen_address,
+						gai_strerror(status)),
+				 errhint("uds.http_listen must be an IP address, or \"*\".")));
+	fd = try_address(addresses);
+	freeaddrinfo(addresses);
+	if (fd < 0 && any && getaddrinfo("0.0.0.0", port, &hints, &addresses) == 0)
+	{
+		fd = try_address(addresses);
+		freeaddrinfo(addresses);
+	}
+	if (fd < 0)
+		ereport(ERROR,
+				(errcode_for_socket_access(),
+				 errmsg("uds: could not listen on address \"%s\", port %d: %m",
+						uds_listen_address, uds_listen_port)));
+	return fd;
+}
+
+/*
+ * Reads a PEM file into malloc'ed memory.  ERROR if it cannot be read, or holds
+ * a private key that others may read.
+ */
+char *
+uds_listen_read_pem(const char *path, bool is_key)
+{
+	struct stat found;
+	char	   *text;
+	FILE	   *file;
+	size_t		len;
+
+	if (stat(path, &found) != 0 || (file = AllocateFile(path, PG_BINARY_R)) == NULL)
+		ereport(ERROR,
+				(errcode_for_file_access(),
+				 errmsg("uds: could not read \"%s\" for TLS: %m", path)));
+	/* as the server asks of ssl_key_file */
+	if (is_key && (found.st_mode & (S_IRWXO | (found.st_uid == geteuid() ? S_IRWXG : S_IWGRP | S_IXGRP))) != 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_CONFIG_FILE_ERROR),
+				 errmsg("uds: private key file \"%s\" can be read by others", path),
+				 errhint("It must have permissions u=rw (0600) or less if owned by the server's user, or u=rw,g=r (0640) if owned by root.")));
+	text = malloc(MAX_PEM + 1);
+	if (text == NULL)
+		ereport(ERROR, (errcode(ERRCODE_OUT_OF_MEMORY), errmsg("out of memory")));
+	len = fread(text, 1, MAX_PEM, file);
+	FreeFile(file);
+	text[len] = '\0';
+	return text;
+}
