@@ -82,10 +82,10 @@ TAP_TESTS = 1
 PROVE_TESTS ?= test/t/*.pl
 PROVE_FLAGS += -I test/lib
 
-PG_CPPFLAGS = -I$(srcdir)/src $(shell pkg-config --cflags libcurl libcjson libcrypto libmicrohttpd zlib expat)
+PG_CPPFLAGS = -I$(srcdir)/src $(shell pkg-config --cflags libcurl libcjson libssl libcrypto libmicrohttpd zlib expat ldap lber)
 PG_CFLAGS = -Wall -Wextra -Wno-unused-parameter -Wno-missing-field-initializers \
 	-Wno-sign-compare
-SHLIB_LINK = $(shell pkg-config --libs libcurl libcjson libcrypto libmicrohttpd zlib expat)
+SHLIB_LINK = $(shell pkg-config --libs libcurl libcjson libssl libcrypto libmicrohttpd zlib expat ldap lber)
 
 # JIT bitcode would need clang and llvm; nothing here is worth inlining
 override with_llvm = no
@@ -95,8 +95,8 @@ PGXS := $(shell $(PG_CONFIG) --pgxs 2>/dev/null)
 ifeq ($(wildcard $(PGXS)),)
 $(error the server's headers were not found by "$(PG_CONFIG) --pgxs": name another with PG_CONFIG=..., or let "make deps" install them)
 endif
-ifneq ($(shell pkg-config --exists libcurl libcjson libmicrohttpd zlib expat 2>/dev/null && echo yes),yes)
-$(error pkg-config does not find libcurl, libcjson, libmicrohttpd, zlib and expat: "make deps" installs what is missing)
+ifneq ($(shell pkg-config --exists libcurl libcjson libssl libmicrohttpd zlib expat ldap lber 2>/dev/null && echo yes),yes)
+$(error pkg-config does not find libcurl, libcjson, libssl, libmicrohttpd, zlib, expat and ldap: "make deps" installs what is missing)
 endif
 include $(PGXS)
 

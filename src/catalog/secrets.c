@@ -37,7 +37,7 @@ uds_secrets_check_options(const char *name, Datum options, Oid caller)
 	n = uds_spi_exec("SELECT key, value = '\"" UDS_REDACTED "\"', value ->> '$env'"
 					 "  FROM jsonb_each($1)"
 					 " WHERE value = '\"" UDS_REDACTED "\"'"
-					 "    OR key = 'ca_file'"
+					 "    OR key IN ('ca_file', 'client_cert_file', 'client_key_file')"
 					 "    OR (jsonb_typeof(value) = 'object'"
 					 "        AND (value ? '$file' OR value ->> '$env' NOT LIKE 'UDS\\_%'))",
 					 1, types, &options, NULL);

@@ -22,6 +22,7 @@
 #include "connector/expression.h"
 #include "connector/path.h"
 #include "connector/value.h"
+#include "fetch/ldap.h"
 #include "fetch/query.h"
 
 PG_FUNCTION_INFO_V1(uds_register_source_type);
@@ -286,6 +287,8 @@ check_by_manifest(const char *name, const char *type, const UdsManifest *manifes
 	uds_spi_exec("SELECT ($1 - CASE $2 WHEN 'http' THEN 'manifest' ELSE '' END)::text",
 				 2, types, values, NULL);
 	problem = uds_manifest_check_options(manifest, uds_spi_text(0, 1), &hint);
+	if (problem == NULL && manifest->native != NULL)
+		problem = uds_ldap_check_options(manifest, uds_spi_text(0, 1));
 	if (problem != NULL)
 		refuse_options(name, type, problem, hint);
 	check_own_options(name, type, options);

@@ -79,6 +79,59 @@ read_options(UdsManifestReader *reader, const cJSON *root)
 	return true;
 }
 
+/* Defaults of one preset: options that have no other, and their values. */
+static bool
+read_preset(UdsManifestReader *reader, const cJSON *object, UdsPresetSpec *preset)
+{
+	const char *path = uds_reader_at("$.presets", object->string);
+	const cJSON *item;
+
+	if (!cJSON_IsObject(object))
+		return uds_reader_fail(reader, path, "must be an object");
+	preset->name = pstrdup(object->string);
+	preset->options = palloc0((cJSON_GetArraySize(object) + 1) * sizeof(char *));
+	preset->values = palloc0((cJSON_GetArraySize(object) + 1) * sizeof(char *));
+	cJSON_ArrayForEach(item, object)
+	{
+		const UdsOptionSpec *option = uds_reader_option(reader->manifest, item->string);
+
+		if (option == NULL || option->required || option->secret ||
+			option->default_value != NULL)
+			return uds_reader_fail(reader, uds_reader_at(path, item->string),
+								   "must be an option that is neither required nor secret and has no default");
+		if (!cJSON_IsString(item))
+			return uds_reader_fail(reader, uds_reader_at(path, item->string),
+								   "must be a text");
+		preset->options[preset->count] = pstrdup(item->string);
+		preset->values[preset->count++] = pstrdup(item->valuestring);
+	}
+	return true;
+}
+
+/* "presets": by value of the option "preset", defaults of others. */
+static bool
+read_presets(UdsManifestReader *reader, const cJSON *root)
+{
+	UdsManifest *manifest = reader->manifest;
+	const cJSON *presets = cJSON_GetObjectItemCaseSensitive(root, "presets");
+	const cJSON *item;
+
+	if (presets == NULL)
+		return true;
+	if (!cJSON_IsObject(presets))
+		return uds_reader_fail(reader, "$.presets", "must be an object");
+	if (uds_reader_option(manifest, UDS_PRESET_OPTION) == NULL)
+		return uds_reader_fail(reader, "$.presets",
+							   "needs an option \"" UDS_PRESET_OPTION "\"");
+	manifest->presets = palloc0((cJSON_GetArraySize(presets) + 1) * sizeof(UdsPresetSpec));
+	cJSON_ArrayForEach(item, presets)
+	{
+		if (!read_preset(reader, item, &manifest->presets[manifest->npresets++]))
+			return false;
+	}
+	return true;
+}
+
 /* Position of a stream in the manifest, or -1. */
 static int
 find_stream(const UdsManifest *manifest, const char *name)
@@ -308,12 +361,35 @@ read_ignore_case(UdsManifestReader *reader, const cJSON *root)
 	return true;
 }
 
+/* "native": read by code of its own, so that nothing says how to use HTTP. */
+static bool
+read_native(UdsManifestReader *reader, const cJSON *root)
+{
+	static const char *const words[] = {
+		"base_url", "auth", "errors", "budget", "concurrency", NULL
+	};
+	char	   *native;
+
+	if (!uds_reader_text(reader, root, "$", "native", false, &native) || native == NULL)
+		return reader->error == NULL;
+	if (strcmp(native, UDS_NATIVE_LDAP) != 0)
+		return uds_reader_fail(reader, "$.native", "must be \"" UDS_NATIVE_LDAP "\"");
+	for (int i = 0; words[i] != NULL; i++)
+	{
+		if (cJSON_GetObjectItemCaseSensitive(root, words[i]) != NULL)
+			return uds_reader_fail(reader, "$",
+								   psprintf("\"native\" does not go with \"%s\"", words[i]));
+	}
+	reader->manifest->native = native;
+	return true;
+}
+
 static bool
 read_manifest(UdsManifestReader *reader, const cJSON *root)
 {
 	static const char *const words[] = {
-		"manifest", "title", "options", "base_url", "auth", "errors", "budget",
-		"concurrency", "plans", "streams", "ignore_case", NULL
+		"manifest", "title", "options", "presets", "native", "base_url", "auth", "errors",
+		"budget", "concurrency", "plans", "streams", "ignore_case", NULL
 	};
 	const cJSON *base_url;
 	int			version = 0;
@@ -324,13 +400,17 @@ read_manifest(UdsManifestReader *reader, const cJSON *root)
 		return false;
 	if (version == 0)
 		return uds_reader_fail(reader, "$", "missing \"manifest\"");
+	if (!uds_reader_text(reader, root, "$", "title", true, &reader->manifest->title) ||
+		!read_native(reader, root) ||
+		!read_options(reader, root) ||
+		!read_presets(reader, root))
+		return false;
 	base_url = cJSON_GetObjectItemCaseSensitive(root, "base_url");
-	if (base_url == NULL)
+	if (base_url == NULL && reader->manifest->native == NULL)
 		return uds_reader_fail(reader, "$", "missing \"base_url\"");
-	return uds_reader_text(reader, root, "$", "title", true, &reader->manifest->title) &&
-		read_options(reader, root) &&
-		uds_reader_template(reader, base_url, "$.base_url", no_names,
-							&reader->manifest->base_url) &&
+	return (base_url == NULL ||
+			uds_reader_template(reader, base_url, "$.base_url", no_names,
+								&reader->manifest->base_url)) &&
 		uds_manifest_read_auth(reader, root) &&
 		uds_manifest_read_errors(reader, root) &&
 		read_budget(reader, root) &&

@@ -20,6 +20,12 @@
 
 #define UDS_MANIFEST_VERSION 1
 
+/* the word for sources that are read over LDAP */
+#define UDS_NATIVE_LDAP "ldap"
+
+/* the option whose value chooses among "presets" */
+#define UDS_PRESET_OPTION "preset"
+
 /* the stream name under which token requests go to the raw log */
 #define UDS_STREAM_AUTH "auth"
 
@@ -260,6 +266,7 @@ typedef struct UdsStreamSpec
 	UdsPaginationSpec *paginations;
 	char	   *records;		/* jsonpath; NULL without type */
 	char	   *expect;			/* simple path to an array, or NULL */
+	UdsTexts	attributes;		/* native: what is asked for */
 	UdsBodyNode *synthesize;	/* a page to begin with, or NULL */
 	int			nnotes;
 	UdsNoteSpec *notes;
@@ -275,12 +282,24 @@ typedef struct UdsPlanSpec
 	int		   *streams;		/* indexes, in the order of reading */
 } UdsPlanSpec;
 
+/* Defaults of options that go with a value of the option "preset". */
+typedef struct UdsPresetSpec
+{
+	char	   *name;			/* that value */
+	int			count;
+	char	  **options;
+	char	  **values;
+} UdsPresetSpec;
+
 typedef struct UdsManifest
 {
 	char	   *title;
 	int			noptions;
 	UdsOptionSpec *options;
-	UdsTemplate *base_url;
+	int			npresets;
+	UdsPresetSpec *presets;
+	char	   *native;			/* how it is read, if not over HTTP; or NULL */
+	UdsTemplate *base_url;		/* NULL where native */
 	int			nauths;			/* ways to authenticate: the first that fits */
 	UdsAuthSpec *auths;
 	UdsErrorsSpec errors;

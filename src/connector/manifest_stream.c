@@ -356,6 +356,23 @@ read_no_request(UdsManifestReader *reader, const cJSON *object, const char *path
 	return true;
 }
 
+/* A stream that is read by code of its own. */
+static bool
+read_native(UdsManifestReader *reader, const cJSON *object, const char *path,
+			UdsStreamSpec *stream)
+{
+	static const char *const words[] = {"pages_of", "synthesize", NULL};
+
+	for (int i = 0; words[i] != NULL; i++)
+	{
+		if (cJSON_GetObjectItemCaseSensitive(object, words[i]) != NULL)
+			return uds_reader_fail(reader, path,
+								   psprintf("\"native\" does not go with \"%s\"", words[i]));
+	}
+	return read_no_request(reader, object, path, "native") &&
+		uds_reader_texts(reader, object, path, "attributes", &stream->attributes);
+}
+
 /*
  * The request of a stream, or "pages_of" instead, or nothing but a page that is
  * made up.
@@ -370,6 +387,10 @@ read_request(UdsManifestReader *reader, const cJSON *object, const char *path,
 	int			n = 0;
 	int			i;
 
+	if (reader->manifest->native != NULL)
+		return read_native(reader, object, path, stream);
+	if (cJSON_GetObjectItemCaseSensitive(object, "attributes") != NULL)
+		return uds_reader_fail(reader, path, "\"attributes\" goes with \"native\" only");
 	if (!uds_manifest_read_json(reader, object, path, "synthesize", none,
 								&stream->synthesize))
 		return false;
@@ -406,7 +427,7 @@ read_stream(UdsManifestReader *reader, const cJSON *object, const char *path,
 	static const char *const words[] = {
 		"type", "when", "for_each", "request", "pages_of", "pagination",
 		"records", "unnest", "where", "expect", "merge", "partial", "fields",
-		"synthesize", "state", NULL
+		"synthesize", "state", "attributes", NULL
 	};
 
 	stream->name = pstrdup(object->string);

@@ -282,6 +282,39 @@ add_members(UdsVariable *variables, const UdsOptionSpec *option, const char *tex
 	return option->members.count;
 }
 
+/* Gives options without a value that of the preset that was chosen. */
+static void
+add_preset(const UdsManifest *manifest, UdsVariable *variables, int count)
+{
+	const UdsPresetSpec *preset = NULL;
+	int			i;
+	int			j;
+
+	for (i = 0; i < count; i++)
+	{
+		const UdsVariable *variable = &variables[i];
+
+		if (strcmp(variable->name, "options." UDS_PRESET_OPTION) != 0 ||
+			variable->value == NULL)
+			continue;
+		for (j = 0; j < manifest->npresets; j++)
+		{
+			if (strcmp(manifest->presets[j].name, variable->value) == 0)
+				preset = &manifest->presets[j];
+		}
+	}
+	for (i = 0; preset != NULL && i < count; i++)
+	{
+		const char *name = variables[i].name + strlen("options.");
+
+		for (j = 0; j < preset->count && variables[i].value == NULL; j++)
+		{
+			if (strcmp(preset->options[j], name) == 0)
+				variables[i].value = preset->values[j];
+		}
+	}
+}
+
 /*
  * The options as variables for templates, named "options.X" or, for members
  * of one, "options.X.Y": the value given, else the default, else NULL.
@@ -315,6 +348,7 @@ uds_manifest_option_values(const UdsManifest *manifest,
 		*count += add_members(&variables[*count], option, variable->value);
 	}
 	cJSON_Delete(options);
+	add_preset(manifest, variables, *count);
 	return variables;
 }
 

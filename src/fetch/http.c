@@ -224,6 +224,8 @@ make_handles(UdsHttpClient *client)
 		curl_multi_setopt(multi, CURLMOPT_PIPELINING, (long) CURLPIPE_NOTHING) == CURLM_OK;
 
 	client->transfers = palloc0(sizeof(HttpTransfer) * connections);
+	for (int i = 0; i < connections; i++)
+		client->transfers[i].kept = -1;
 	for (int i = 0; made && i < connections; i++)
 	{
 		HttpTransfer *transfer = &client->transfers[i];
@@ -319,6 +321,7 @@ collect_finished(UdsHttpClient *client)
 		curl_easy_getinfo(message->easy_handle, CURLINFO_PRIVATE,
 						  (char **) &transfer);
 		transfer->result = message->data.result;
+		uds_transfer_keep_socket(transfer);
 		uds_transfer_detach(transfer, client->multi);
 		dlist_push_tail(&client->finished, &transfer->node);
 	}

@@ -45,6 +45,8 @@ typedef struct UdsHttpRequest
 	List	   *headers;		/* of char *, "Name: value" */
 	const char *body;			/* or NULL */
 	size_t		body_len;
+	bool		connect_only;	/* nothing is sent: the connection is what is
+								 * wanted; method is not looked at */
 	void	   *arg;			/* handed back with the response */
 } UdsHttpRequest;
 
@@ -59,6 +61,8 @@ typedef struct UdsHttpResponse
 	size_t		body_len;
 	List	   *headers;		/* of char *, "Name: value", at most 100 */
 	int			elapsed;		/* ms */
+	int			socket;			/* connect_only: for the caller to close; else
+								 * -1 */
 } UdsHttpResponse;
 
 extern UdsHttpClient *uds_http_open(MemoryContext parent,

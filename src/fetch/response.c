@@ -197,6 +197,8 @@ uds_transfer_response(HttpTransfer *transfer)
 	response->fault = classify(transfer);
 	response->fault_text = describe(transfer, response->fault,
 									response->elapsed);
+	response->socket = transfer->kept;
+	transfer->kept = -1;
 
 	for (int i = 0; i < transfer->header_count; i++)
 	{

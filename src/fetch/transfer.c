@@ -17,7 +17,9 @@
 #include "postgres.h"
 
 #include <arpa/inet.h>
+#include <fcntl.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
 #include "mb/pg_wchar.h"
 
@@ -37,7 +39,8 @@ uds_request_copy(const UdsHttpRequest *request)
 	UdsHttpRequest *copy = &result->copy;
 	ListCell   *lc;
 
-	copy->method = pstrdup(request->method);
+	copy->method = pstrdup(request->method ? request->method : "");
+	copy->connect_only = request->connect_only;
 	copy->url = pstrdup(request->url);
 	foreach(lc, request->headers)
 		copy->headers = lappend(copy->headers, pstrdup(lfirst(lc)));
@@ -339,6 +342,11 @@ set_request_options(HttpTransfer *transfer)
 	CURLcode	code = CURLE_OK;
 
 	SET_OPTION(CURLOPT_URL, request->url);
+	if (request->connect_only)
+	{
+		SET_OPTION(CURLOPT_CONNECT_ONLY, 1L);
+		return code;
+	}
 	SET_OPTION(CURLOPT_HTTPHEADER, transfer->header_list);
 	if (request->body || strcmp(request->method, "POST") == 0)
 	{
@@ -371,9 +379,10 @@ uds_transfer_begin(HttpTransfer *transfer, CURLM *multi)
 	curl_easy_reset(transfer->easy);
 	if (problem == NULL)
 		problem = make_headers(transfer);
-	if (problem == NULL && (request->method[0] == '\0' ||
-							strspn(request->method, "ABCDEFGHIJKLMNOPQRSTUVWXYZ") <
-							strlen(request->method)))
+	if (problem == NULL && !request->connect_only &&
+		(request->method[0] == '\0' ||
+		 strspn(request->method, "ABCDEFGHIJKLMNOPQRSTUVWXYZ") <
+		 strlen(request->method)))
 		problem = "the request method is not valid";
 	if (problem == NULL)
 	{
@@ -392,6 +401,24 @@ uds_transfer_begin(HttpTransfer *transfer, CURLM *multi)
 	if (problem != NULL)
 		note_fault(transfer, UDS_HTTP_URL, problem);
 	return problem == NULL;
+}
+
+/*
+ * Keeps the connection of a transfer that wanted nothing else: libcurl closes
+ * its own descriptor when the transfer is taken out.  Raises nothing.
+ */
+void
+uds_transfer_keep_socket(HttpTransfer *transfer)
+{
+	curl_socket_t fd = CURL_SOCKET_BAD;
+
+	if (!transfer->request->copy.connect_only || transfer->result != CURLE_OK ||
+		curl_easy_getinfo(transfer->easy, CURLINFO_ACTIVESOCKET, &fd) != CURLE_OK ||
+		fd == CURL_SOCKET_BAD)
+		return;
+	transfer->kept = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+	if (transfer->kept < 0)
+		note_fault(transfer, UDS_HTTP_CONNECT, "out of file descriptors");
 }
 
 /*
@@ -424,6 +451,9 @@ uds_transfer_clear(HttpTransfer *transfer)
 	transfer->header_count = 0;
 	transfer->header_bytes = 0;
 	transfer->sockets = 0;
+	if (transfer->kept >= 0)
+		close(transfer->kept);
+	transfer->kept = -1;
 	transfer->refused[0] = '\0';
 	transfer->error[0] = '\0';
 }
@@ -436,6 +466,8 @@ void
 uds_transfer_free(HttpTransfer *transfer, CURLM *multi)
 {
 	uds_transfer_detach(transfer, multi);
+	if (transfer->kept >= 0)
+		close(transfer->kept);
 	curl_easy_cleanup(transfer->easy);
 	curl_slist_free_all(transfer->header_list);
 	free(transfer->body.data);

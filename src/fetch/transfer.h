@@ -55,6 +55,7 @@ typedef struct HttpTransfer
 	int			header_count;
 	size_t		header_bytes;	/* received, kept or not */
 	int			sockets;		/* opened */
+	int			kept;			/* a descriptor of the connection, or -1 */
 	char		refused[INET6_ADDRSTRLEN];	/* address not allowed, or "" */
 	char		error[CURL_ERROR_SIZE];
 } HttpTransfer;
@@ -62,6 +63,7 @@ typedef struct HttpTransfer
 extern HttpRequest *uds_request_copy(const UdsHttpRequest *request);
 extern void uds_request_free(HttpRequest *request);
 extern bool uds_transfer_begin(HttpTransfer *transfer, CURLM *multi);
+extern void uds_transfer_keep_socket(HttpTransfer *transfer);
 extern void uds_transfer_detach(HttpTransfer *transfer, CURLM *multi);
 extern UdsHttpResponse *uds_transfer_response(HttpTransfer *transfer);
 extern void uds_transfer_clear(HttpTransfer *transfer);

@@ -26,6 +26,7 @@
 #include "utils/memutils.h"
 
 #include "catalog/catalog.h"
+#include "fetch/ldap.h"
 #include "fetch/query.h"
 #include "process/request.h"
 #include "process/shared.h"
@@ -342,6 +343,11 @@ do_test(Exchange *exchange, MemoryContext context)
 						source->name, source->type,
 						error ? error : "the type has no manifest")));
 	uds_source_hooks(&hooks, source);
+	if (manifest->native != NULL)
+	{
+		put_steps(exchange, uds_ldap_test(manifest, source->name, source->options, &hooks));
+		return;
+	}
 	put_steps(exchange, uds_connector_test(manifest, source->name, source->options,
 										   &hooks));
 }

@@ -21,6 +21,7 @@
 #include "utils/builtins.h"
 #include "utils/memutils.h"
 
+#include "fetch/ldap.h"
 #include "fetch/query.h"
 #include "process/process.h"
 #include "process/replay.h"
@@ -293,6 +294,8 @@ read_source(const UdsTask *task, UdsSource *source, const UdsFetchHooks *hooks)
 				 errmsg("source \"%s\" of type \"%s\" cannot be read: %s",
 						source->name, source->type,
 						error ? error : "the type has no manifest")));
+	if (manifest->native != NULL)
+		return uds_ldap_run(manifest, source->name, source->options, state, incremental, hooks);
 	return uds_connector_run(manifest, source->name, source->options, state,
 							 incremental, hooks);
 }

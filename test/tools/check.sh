@@ -176,7 +176,7 @@ compile()
 		-Wno-unused-parameter -Wno-missing-field-initializers -Wno-sign-compare \
 		-fsanitize=address,undefined -fno-sanitize-recover=undefined \
 		-I src -I test/unit -isystem "$("$PG_CONFIG" --includedir-server)" \
-		$(pkg-config --cflags libcurl libcjson libcrypto zlib expat) \
+		$(pkg-config --cflags libcurl libcjson libcrypto zlib expat ldap) \
 		"$file" $(sources_of "$file") -o "$program" \
 		-L "$lib" -lpgcommon -lpgport $(pkg-config --libs libcurl libcjson libcrypto zlib expat) -lm
 }

@@ -52,10 +52,11 @@ look_for_build()
 	need pkg-config command -v pkg-config
 	need libcurl4-openssl-dev has_library libcurl
 	need libcjson-dev has_library libcjson
-	need libssl-dev has_library libcrypto
+	need libssl-dev has_library libssl
 	need libmicrohttpd-dev has_library libmicrohttpd
 	need zlib1g-dev has_library zlib
 	need libexpat1-dev has_library expat
+	need libldap-dev has_library ldap
 	# the version is filled in once the package lists are fresh
 	need postgresql-VERSION has_server
 	need postgresql-server-dev-VERSION has_server_headers
