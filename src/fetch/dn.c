@@ -173,6 +173,13 @@ append_bytes(StringInfo out, const char *bytes, size_t len)
 		append_byte(out, (unsigned char) bytes[i]);
 }
 
+/* Outside the server, what normalizes does not use palloc(). */
+#ifdef FRONTEND
+#define free_normal(chars) free(chars)
+#else
+#define free_normal(chars) pfree(chars)
+#endif
+
 /* The characters of valid UTF-8, in NFKC; ended by 0. */
 static pg_wchar *
 to_chars(const char *bytes, size_t len)
@@ -185,7 +192,15 @@ to_chars(const char *bytes, size_t len)
 		chars[n++] = fold_char(utf8_to_unicode((const unsigned char *) bytes + i));
 	chars[n] = 0;
 	normal = unicode_normalize(UNICODE_NFKC, chars);
-	return normal ? normal : chars;
+	if (normal == NULL)
+		return chars;
+	for (n = 0; normal[n] != 0; n++)
+		;
+	pfree(chars);
+	chars = palloc((n + 1) * sizeof(pg_wchar));
+	memcpy(chars, normal, (n + 1) * sizeof(pg_wchar));
+	free_normal(normal);
+	return chars;
 }
 
 /* Most values by far are ASCII. */
@@ -254,6 +269,7 @@ append_value(StringInfo out, const char *bytes, size_t len)
 		else
 			appendBinaryStringInfo(out, (char *) utf8, pg_utf_mblen(utf8));
 	}
+	pfree(chars);
 }
 
 /* Appends an attribute's type, in the name that it normally has. */
