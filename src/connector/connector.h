@@ -59,6 +59,10 @@ typedef struct UdsFetchHooks
 	char	   *(*map) (void *arg, const char *stream, const char *json,
 						size_t len, const char *context, bool *ok);
 
+	/* uids of the live records of a data type, a List of char * in the
+	 * current memory context.  May be NULL itself */
+	List	   *(*known) (void *arg, const char *data_type);
+
 	/* a token kept from before, or NULL; and keeping one (NULL = forget) */
 	char	   *(*load_token) (void *arg);
 	void		(*save_token) (void *arg, const char *token,

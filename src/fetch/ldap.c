@@ -108,10 +108,30 @@ put_departments(Taking *taking, const LdapEntry *entry, StringInfo out)
 		appendStringInfoChar(out, ']');
 		return;
 	}
+	if (reader->has_members)
+		return;
 	if (unit != NULL)
 		uds_ldap_put_member(reader, person, unit, true);
 	foreach(lc, taking->groups)
 		uds_ldap_put_member(reader, person, lfirst(lc), false);
+}
+
+/*
+ * Puts the entry of a person onto the page; in the scratch context, where
+ * *entry is valid until that is reset.
+ */
+void
+uds_ldap_take_user(LdapReader *reader, LdapClient *client, LdapEntry *entry)
+{
+	StringInfo	out = uds_ldap_page_add(&reader->page);
+	Taking		taking = {reader};
+
+	uds_ldap_entry_append(client, out, &reader->settings->user_attributes, entry,
+						  take_value, &taking);
+	put_departments(&taking, entry, out);
+	if (entry->tells_enabled || !reader->settings->ad)
+		appendStringInfo(out, ",\"_enabled\":%s", entry->enabled ? "true" : "false");
+	appendStringInfoChar(out, '}');
 }
 
 static void
@@ -119,18 +139,33 @@ take_user(void *arg, LdapClient *client)
 {
 	LdapReader *reader = arg;
 	MemoryContext caller = MemoryContextSwitchTo(reader->scratch);
-	StringInfo	out = uds_ldap_page_add(&reader->page);
+	LdapEntry	entry;
+
+	uds_ldap_take_user(reader, client, &entry);
+	MemoryContextSwitchTo(caller);
+	MemoryContextReset(reader->scratch);
+}
+
+/* A person of whom nothing is shown, for those who refer to people. */
+static void
+take_person(void *arg, LdapClient *client)
+{
+	static const LdapAttributes none = {0};
+	LdapReader *reader = arg;
+	MemoryContext caller = MemoryContextSwitchTo(reader->scratch);
 	Taking		taking = {reader};
 	LdapEntry	entry;
 
-	uds_ldap_entry_append(client, out, &reader->settings->user_attributes, &entry,
-						  take_value, &taking);
-	put_departments(&taking, &entry, out);
-	if (entry.tells_enabled || !reader->settings->ad)
-		appendStringInfo(out, ",\"_enabled\":%s", entry.enabled ? "true" : "false");
-	appendStringInfoChar(out, '}');
+	uds_ldap_entry_append(client, NULL, &none, &entry, take_value, &taking);
+	put_departments(&taking, &entry, NULL);
 	MemoryContextSwitchTo(caller);
 	MemoryContextReset(reader->scratch);
+}
+
+/* Such a listing has no pages. */
+static void
+ignore_page(void *arg, LdapClient *client, bool last)
+{
 }
 
 /* What people are asked for so that others can refer to them. */
@@ -165,6 +200,20 @@ uds_ldap_prepare_users(LdapReader *reader)
 	reader->search = search;
 }
 
+/* Reads who there is, and no more. */
+static void
+read_people(LdapReader *reader)
+{
+	LdapAttributes more = {0};
+
+	add_reference_attributes(reader->settings, &more);
+	uds_ldap_prepare_users(reader);
+	reader->search.attributes = uds_ldap_wanted(reader, &more, NULL, NULL);
+	reader->search.entry = take_person;
+	reader->search.page = ignore_page;
+	uds_ldap_list(reader, LDAP_STREAM_USERS);
+}
+
 static void
 read_users(LdapReader *reader)
 {
@@ -190,9 +239,12 @@ needs_people(const LdapReader *reader)
 	return false;
 }
 
-/* Reads everything. */
-static void
-read_all(LdapReader *reader)
+/*
+ * Reads departments, and who is in them; people, too, or only who there is
+ * where somebody refers to them.
+ */
+void
+uds_ldap_read_structure(LdapReader *reader, bool people)
 {
 	LdapDepartments mode = reader->settings->departments;
 
@@ -201,7 +253,10 @@ read_all(LdapReader *reader)
 	if (mode & LDAP_DEPARTMENTS_GROUPS)
 		uds_ldap_read_departments(reader, true);
 	reader->keeps_people = needs_people(reader);
-	read_users(reader);
+	if (people)
+		read_users(reader);
+	else if (reader->keeps_people)
+		read_people(reader);
 	if (mode & LDAP_DEPARTMENTS_GROUPS)
 		uds_ldap_read_members(reader);
 	if (mode != LDAP_DEPARTMENTS_NONE)
@@ -227,7 +282,16 @@ uds_ldap_run(const UdsManifest *manifest, const char *source_name, const char *o
 				 errmsg("source \"%s\" cannot be read: %s", source_name, problem)));
 	reader = uds_ldap_reader_open(source_name, settings, hooks, result);
 	uds_ldap_reader_require(reader);
-	read_all(reader);
+	result->incremental = incremental && state != NULL &&
+		(result->state = uds_ldap_read_changes(reader, state)) != NULL;
+	if (!result->incremental)
+	{
+		LdapNote   *note = uds_ldap_note_begin(reader);
+
+		result->streams = NIL;
+		uds_ldap_read_structure(reader, true);
+		result->state = uds_ldap_note_end(reader, note);
+	}
 	uds_ldap_disconnect(reader->client);
 	result->complete = true;
 	return result;

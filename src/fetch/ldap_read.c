@@ -110,6 +110,7 @@ uds_ldap_reader_open(const char *source, const LdapSettings *settings,
 	reader->settings = settings;
 	reader->hooks = hooks;
 	reader->result = result;
+	reader->begun = uds_ldap_clock();
 	reader->context = CurrentMemoryContext;
 	reader->scratch = AllocSetContextCreate(CurrentMemoryContext, "uds LDAP entry",
 											ALLOCSET_DEFAULT_SIZES);
@@ -346,10 +347,11 @@ scope_name(int scope)
 /*
  * Runs the listing reader->search, as often as it takes, and hands its pages
  * over as those of a stream.  The entry function appends to reader->page, in
- * the reader's scratch context.  ERROR if it does not come to its end.
+ * the reader's scratch context.  False if the server refuses it; ERROR if it
+ * does not come to its end otherwise.
  */
-void
-uds_ldap_list(LdapReader *reader, const char *stream)
+bool
+uds_ldap_try_list(LdapReader *reader, const char *stream)
 {
 	LdapSearch *search = &reader->search;
 	int64		begun = uds_ldap_clock();
@@ -373,8 +375,20 @@ uds_ldap_list(LdapReader *reader, const char *stream)
 		done = uds_ldap_search(reader->client, search);
 		MemoryContextSwitchTo(caller);
 		if (done)
-			return;
+			return true;
 		log_fault(reader, stream, reader->shown);
+		if (!reader->client->fault.passing)
+			return false;
 		wait_or_raise(reader, stream, tries, begun);
 	}
+}
+
+/*
+ * The same; ERROR also if it is refused.
+ */
+void
+uds_ldap_list(LdapReader *reader, const char *stream)
+{
+	if (!uds_ldap_try_list(reader, stream))
+		uds_ldap_reader_raise(reader, stream);
 }

@@ -78,7 +78,10 @@ typedef struct LdapReader
 	const char *shown;			/* it, for the raw log */
 	List	   *referrals;		/* of char *, where it goes on */
 	char	   *latest;			/* greatest modifyTimestamp */
+	int64		begun;			/* on uds_ldap_clock() */
 	List	   *ranges;			/* of LdapRange *, to be read yet */
+	bool		has_members;	/* they were put already, of all people */
+	struct LdapChanges *changes;	/* an incremental read, or NULL */
 } LdapReader;
 
 /* ldap_read.c */
@@ -94,12 +97,21 @@ extern StringInfo uds_ldap_page_add(LdapPage *page);
 extern void uds_ldap_page_emit(LdapReader *reader, LdapPage *page, const char *request);
 extern bool uds_ldap_page_is_full(const LdapPage *page);
 extern void uds_ldap_list(LdapReader *reader, const char *stream);
+extern bool uds_ldap_try_list(LdapReader *reader, const char *stream);
 extern char **uds_ldap_wanted(const LdapReader *reader, const LdapAttributes *attributes,
 							  const LdapAttributes *more, const char *last);
 extern void uds_ldap_note_time(LdapReader *reader, const char *name, int len, BerVarray values);
 
 /* ldap.c */
 extern void uds_ldap_prepare_users(LdapReader *reader);
+extern void uds_ldap_take_user(LdapReader *reader, LdapClient *client, LdapEntry *entry);
+extern void uds_ldap_read_structure(LdapReader *reader, bool people);
+
+/* ldap_changes.c */
+typedef struct LdapNote LdapNote;
+extern LdapNote *uds_ldap_note_begin(LdapReader *reader);
+extern char *uds_ldap_note_end(LdapReader *reader, const LdapNote *note);
+extern char *uds_ldap_read_changes(LdapReader *reader, const char *state);
 
 /* ldap_departments.c */
 extern void uds_ldap_prepare_departments(LdapReader *reader, bool groups);

@@ -160,6 +160,35 @@ map_record(void *arg, const char *stream, const char *json, size_t len,
 	return record;
 }
 
+/* Hook: whom the source has shown before and not withdrawn. */
+static List *
+known_uids(void *arg, const char *data_type)
+{
+	Reading    *reading = arg;
+	MemoryContext caller = CurrentMemoryContext;
+	Oid			types[2] = {INT8OID, TEXTOID};
+	Datum		values[2] = {Int64GetDatum(reading->source->id), CStringGetTextDatum(data_type)};
+	List	   *uids = NIL;
+	uint64		n;
+
+	uds_xact_begin("uds: looking for known records");
+	n = uds_spi_exec("SELECT uid FROM uds.records"
+					 " WHERE source_id = $1 AND data_type = $2 AND NOT deleted",
+					 2, types, values, NULL);
+	for (uint64 i = 0; i < n; i++)
+	{
+		char	   *uid = uds_spi_text(i, 1);
+		MemoryContext old = MemoryContextSwitchTo(caller);
+
+		uids = lappend(uids, pstrdup(uid));
+		MemoryContextSwitchTo(old);
+		pfree(uid);
+	}
+	uds_xact_commit();
+	MemoryContextSwitchTo(caller);
+	return uids;
+}
+
 /* Hook: the token kept for the source, in the caller's memory. */
 static char *
 load_token(void *arg)
@@ -210,6 +239,7 @@ make_hooks(UdsFetchHooks *hooks, UdsSource *source, UdsTask *task)
 	hooks->page = keep_page;
 	hooks->select = select_items;
 	hooks->map = map_record;
+	hooks->known = known_uids;
 	hooks->load_token = load_token;
 	hooks->save_token = save_token;
 	hooks->progress = show_progress;

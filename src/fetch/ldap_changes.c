@@ -1,0 +1,668 @@
+/*-------------------------------------------------------------------------
+ *
+ * ldap_changes.c
+ *		What changed in a directory since the last read, and what is noted for
+ *		the next one.
+ *
+ * Departments are few and read whole each time: renaming one changes the name
+ * of all below it, and no more than its own entry tells of that.  Of people
+ * those are read that changed.  Whatever is odd about what was noted makes a
+ * full read.
+ * Runs in background workers only, outside any transaction.  Takes no locks.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include <time.h>
+
+#include <cJSON.h>
+
+#include "utils/memutils.h"
+
+#include "fetch/dn.h"
+#include "fetch/ldap_read.h"
+#include "fetch/ldap_sync.h"
+#include "uds.h"
+
+/* modifyTimestamp has seconds, and entries may become visible out of order */
+#define OVERLAP 5
+
+/* the container of deleted objects, wherever it is (Active Directory) */
+#define DELETED_OBJECTS "<WKGUID=18E2EA80684F11D2B9AA00C04F79F805,%s>"
+#define SHOW_DELETED "1.2.840.113556.1.4.417"
+
+typedef enum Method
+{
+	METHOD_NONE,
+	METHOD_USN,
+	METHOD_SYNC,
+	METHOD_MODIFIED
+} Method;
+
+static const char *const method_names[] = {"none", "usn", "sync", "modified"};
+
+/* What is true before a full read begins. */
+struct LdapNote
+{
+	Method		method;
+	char	   *host;			/* USN: of the domain controller */
+	char	   *invocation_id;
+	char	   *usn;
+	char	   *cookie;			/* SYNC */
+};
+
+/* An incremental read. */
+typedef struct LdapChanges
+{
+	Method		method;
+	cJSON	   *state;			/* as noted */
+	LdapSyncInfo sync;
+	char	   *cookie;			/* SYNC: made by us, should none come */
+	LdapTable  *seen;			/* ids of those who were shown */
+	List	   *left;			/* of char *, ids */
+	char	   *base;			/* USN: normal form of where people are */
+	char	   *from;			/* USN, MODIFIED: what changes have */
+} LdapChanges;
+
+static bool
+has_control(const LdapReader *reader, const char *oid)
+{
+	ListCell   *lc;
+
+	foreach(lc, reader->server.controls)
+	{
+		if (strcmp(lfirst(lc), oid) == 0)
+			return true;
+	}
+	return false;
+}
+
+/* How changes of this directory are found. */
+static Method
+choose_method(const LdapReader *reader)
+{
+	const char *word = reader->settings->incremental;
+
+	for (int i = 0; i < lengthof(method_names); i++)
+	{
+		if (strcmp(method_names[i], word) == 0)
+			return (Method) i;
+	}
+	if (reader->settings->ad)
+		return METHOD_USN;
+	/* the ids of what is gone are UUIDs */
+	if (has_control(reader, LDAP_CONTROL_SYNC) && reader->settings->uid.kind == LDAP_KIND_UUID)
+		return METHOD_SYNC;
+	return METHOD_MODIFIED;
+}
+
+/* For reading single attributes of single entries. */
+typedef struct Lookup
+{
+	const char *name;
+	LdapKind	kind;
+	List	   *values;			/* of char * */
+	MemoryContext context;
+} Lookup;
+
+static void
+take_lookup(void *arg, const LdapEntry *entry, const char *name, int len, BerVarray values)
+{
+	Lookup	   *lookup = arg;
+	MemoryContext caller = MemoryContextSwitchTo(lookup->context);
+
+	for (int i = 0; len == strlen(lookup->name) && pg_strncasecmp(name, lookup->name, len) == 0 &&
+		 values != NULL && values[i].bv_val != NULL; i++)
+	{
+		char		guid[37];
+
+		if (lookup->kind == LDAP_KIND_GUID)
+		{
+			if (uds_ldap_guid_text(values[i].bv_val, (int) values[i].bv_len, guid))
+				lookup->values = lappend(lookup->values, pstrdup(guid));
+		}
+		else
+			lookup->values = lappend(lookup->values, pnstrdup(values[i].bv_val, values[i].bv_len));
+	}
+	MemoryContextSwitchTo(caller);
+}
+
+static void
+take_lookup_entry(void *arg, LdapClient *client)
+{
+	static const LdapAttributes none = {0};
+	LdapEntry	entry;
+
+	uds_ldap_entry_append(client, NULL, &none, &entry, take_lookup, arg);
+}
+
+/* The values of an attribute of an entry; NIL if there are none to be seen. */
+static List *
+look_up(LdapReader *reader, const char *dn, const char *name, LdapKind kind)
+{
+	Lookup		lookup = {name, kind, NIL, reader->context};
+	LdapSearch	search = {.what = name,.base = dn,.arg = &lookup,.entry = take_lookup_entry};
+
+	search.attributes = uds_ldap_names(1, name);
+	if (!uds_ldap_read_entry(reader->client, &search) && reader->client->fault.passing)
+		uds_ldap_disconnect(reader->client);
+	return lookup.values;
+}
+
+/* The naming context that a base is in, as the server writes it; or NULL. */
+static const char *
+find_context(const LdapReader *reader, const char *base)
+{
+	char	   *normal = uds_dn_normalize(base, strlen(base));
+	const char *found = NULL;
+	size_t		found_len = 0;
+	ListCell   *lc;
+
+	foreach(lc, reader->server.contexts)
+	{
+		char	   *context = uds_dn_normalize(lfirst(lc), strlen(lfirst(lc)));
+
+		if (context == NULL || !uds_dn_below(normal, context) ||
+			(found != NULL && strlen(context) < found_len))
+			continue;
+		found = lfirst(lc);
+		found_len = strlen(context);
+	}
+	return found;
+}
+
+/*
+ * A cookie for what is to come from now on: the time of the last change, as
+ * the server's own cookies have it.
+ */
+static char *
+make_cookie(LdapReader *reader)
+{
+	const char *context = find_context(reader, reader->settings->user_base);
+	StringInfoData cookie;
+	const char *separator = "rid=000,csn=";
+	ListCell   *lc;
+
+	initStringInfo(&cookie);
+	if (context != NULL)
+	{
+		foreach(lc, look_up(reader, context, "contextCSN", LDAP_KIND_TEXT))
+		{
+			appendStringInfo(&cookie, "%s%s", separator, (char *) lfirst(lc));
+			separator = ";";
+		}
+	}
+	return cookie.len > 0 ? cookie.data : NULL;
+}
+
+/* Which copy of the database a domain controller has. */
+static char *
+read_invocation_id(LdapReader *reader)
+{
+	List	   *values = NIL;
+
+	if (reader->server.service_name != NULL)
+		values = look_up(reader, reader->server.service_name, "invocationId", LDAP_KIND_GUID);
+	return values ? linitial(values) : NULL;
+}
+
+/*
+ * Notes, before a full read, what the next read is to begin with.
+ */
+LdapNote *
+uds_ldap_note_begin(LdapReader *reader)
+{
+	LdapNote   *note = palloc0(sizeof(LdapNote));
+
+	uds_ldap_reader_require(reader);
+	note->method = choose_method(reader);
+	if (note->method == METHOD_SYNC && (note->cookie = make_cookie(reader)) == NULL)
+		note->method = METHOD_MODIFIED;
+	if (note->method == METHOD_USN)
+	{
+		note->host = reader->server.host;
+		note->usn = reader->server.highest_usn;
+		note->invocation_id = read_invocation_id(reader);
+	}
+	return note;
+}
+
+/* A generalized time, moved back; NULL if it is none. */
+static char *
+earlier(const char *time, int64 by)
+{
+	char	   *iso = uds_ldap_time_iso(time, (int) strlen(time));
+	struct tm	parts = {0};
+	time_t		seconds;
+	char		text[32];
+
+	if (iso == NULL || sscanf(iso, "%d-%d-%dT%d:%d:%d", &parts.tm_year, &parts.tm_mon, &parts.tm_mday,
+							  &parts.tm_hour, &parts.tm_min, &parts.tm_sec) != 6)
+		return NULL;
+	parts.tm_year -= 1900;
+	parts.tm_mon -= 1;
+	seconds = timegm(&parts) - by;
+	gmtime_r(&seconds, &parts);
+	strftime(text, sizeof(text), "%Y%m%d%H%M%SZ", &parts);
+	return pstrdup(text);
+}
+
+static char *
+print_state(cJSON *state)
+{
+	char	   *text = cJSON_PrintUnformatted(state);
+	char	   *copy = text ? pstrdup(text) : NULL;
+
+	cJSON_free(text);
+	cJSON_Delete(state);
+	return copy;
+}
+
+static cJSON *
+make_state(Method method)
+{
+	cJSON	   *state = cJSON_CreateObject();
+
+	cJSON_AddStringToObject(state, "kind", method_names[method]);
+	return state;
+}
+
+/*
+ * The state of the method that asks for times; NULL if none was seen.  Who
+ * changed while others were read may have been read before that.
+ */
+static char *
+modified_state(const LdapReader *reader)
+{
+	int64		took = (uds_ldap_clock() - reader->begun + 999) / 1000;
+	char	   *since = reader->latest ? earlier(reader->latest, took + OVERLAP) : NULL;
+	cJSON	   *state;
+
+	if (since == NULL)
+		return NULL;
+	state = make_state(METHOD_MODIFIED);
+	cJSON_AddStringToObject(state, "since", since);
+	return print_state(state);
+}
+
+static char *
+usn_state(const char *host, const char *invocation_id, const char *usn)
+{
+	cJSON	   *state = make_state(METHOD_USN);
+
+	cJSON_AddStringToObject(state, "invocation_id", invocation_id);
+	cJSON_AddStringToObject(state, "host", host);
+	cJSON_AddStringToObject(state, "usn", usn);
+	return print_state(state);
+}
+
+static char *
+sync_state(const char *cookie)
+{
+	cJSON	   *state = make_state(METHOD_SYNC);
+
+	cJSON_AddStringToObject(state, "cookie", cookie);
+	return print_state(state);
+}
+
+/*
+ * What is to be kept after a full read, a JSON object; NULL = nothing, and the
+ * next read is a full one again.
+ */
+char *
+uds_ldap_note_end(LdapReader *reader, const LdapNote *note)
+{
+	switch (note->method)
+	{
+		case METHOD_SYNC:
+			return sync_state(note->cookie);
+		case METHOD_USN:
+			/* numbers of one domain controller say nothing to another */
+			if (note->host == NULL || note->usn == NULL || note->invocation_id == NULL ||
+				reader->server.host == NULL || strcmp(note->host, reader->server.host) != 0)
+				return NULL;
+			return usn_state(note->host, note->invocation_id, note->usn);
+		case METHOD_MODIFIED:
+			return modified_state(reader);
+		case METHOD_NONE:
+			break;
+	}
+	return NULL;
+}
+
+/*
+ * Incremental reads
+ */
+
+static const char *
+state_text(const LdapChanges *changes, const char *name)
+{
+	const cJSON *item = cJSON_GetObjectItemCaseSensitive(changes->state, name);
+
+	return cJSON_IsString(item) ? item->valuestring : NULL;
+}
+
+static void
+add_left(LdapReader *reader, const char *id)
+{
+	MemoryContext caller = MemoryContextSwitchTo(reader->context);
+
+	reader->changes->left = lappend(reader->changes->left, pstrdup(id));
+	MemoryContextSwitchTo(caller);
+}
+
+/* A person who changed, or one whose entry has moved away. */
+static void
+take_changed(void *arg, LdapClient *client)
+{
+	LdapReader *reader = arg;
+	LdapChanges *changes = reader->changes;
+	MemoryContext caller = MemoryContextSwitchTo(reader->scratch);
+	StringInfo	json = &reader->page.json;
+	int			len = json->len;
+	int			records = reader->page.records;
+	char		uuid[37];
+	LdapEntry	entry;
+
+	if (changes->method == METHOD_SYNC &&
+		uds_ldap_sync_state(client, uuid) == LDAP_SYNC_STATE_DELETE)
+		add_left(reader, uuid);
+	else
+	{
+		uds_ldap_take_user(reader, client, &entry);
+		if (entry.id != NULL)
+			uds_ldap_table_put(changes->seen, entry.id, changes);
+		if (entry.id != NULL && entry.normal != NULL && changes->base != NULL &&
+			!uds_dn_below(entry.normal, changes->base))
+		{
+			/* it is of the directory, but not where people are looked for */
+			json->data[len] = '\0';
+			json->len = len;
+			reader->page.records = records;
+			add_left(reader, entry.id);
+		}
+	}
+	MemoryContextSwitchTo(caller);
+	MemoryContextReset(reader->scratch);
+}
+
+static void
+take_message(void *arg, LdapClient *client)
+{
+	LdapReader *reader = arg;
+
+	uds_ldap_sync_message(&reader->changes->sync, client);
+}
+
+/* The end of a refresh; its entries are one page, or several cut by us. */
+static void
+take_refresh(void *arg, LdapClient *client, bool last)
+{
+	LdapReader *reader = arg;
+
+	uds_ldap_sync_done(&reader->changes->sync, client);
+	uds_ldap_page_emit(reader, &reader->page, reader->shown);
+}
+
+static void
+take_refreshed(void *arg, LdapClient *client)
+{
+	LdapReader *reader = arg;
+
+	take_changed(reader, client);
+	if (uds_ldap_page_is_full(&reader->page))
+		uds_ldap_page_emit(reader, &reader->page, reader->shown);
+}
+
+/* Everybody known who was neither shown nor named is gone. */
+static void
+find_absent(LdapReader *reader)
+{
+	LdapChanges *changes = reader->changes;
+	MemoryContext caller = CurrentMemoryContext;
+	List	   *known;
+	ListCell   *lc;
+
+	foreach(lc, changes->sync.present)
+		uds_ldap_table_put(changes->seen, lfirst(lc), changes);
+	known = reader->hooks->known(reader->hooks->arg, UDS_TYPE_USER);
+	MemoryContextSwitchTo(caller);
+	foreach(lc, known)
+	{
+		if (uds_ldap_table_get(changes->seen, lfirst(lc)) == NULL)
+			add_left(reader, lfirst(lc));
+	}
+}
+
+/* Asks by cookie.  False if that leads nowhere. */
+static bool
+read_sync(LdapReader *reader)
+{
+	LdapChanges *changes = reader->changes;
+	const char *cookie = state_text(changes, "cookie");
+	ListCell   *lc;
+
+	if (cookie == NULL || reader->settings->uid.kind != LDAP_KIND_UUID ||
+		!has_control(reader, LDAP_CONTROL_SYNC))
+		return false;
+	changes->sync.context = reader->context;
+	changes->cookie = make_cookie(reader);
+	uds_ldap_prepare_users(reader);
+	reader->search.page_size = 0;
+	reader->search.control = uds_ldap_sync_control(cookie);
+	reader->search.entry = take_refreshed;
+	reader->search.intermediate = take_message;
+	reader->search.page = take_refresh;
+	if (!uds_ldap_try_list(reader, LDAP_STREAM_USERS) || changes->sync.malformed)
+		return false;
+	foreach(lc, changes->sync.deleted)
+		add_left(reader, lfirst(lc));
+	if (changes->sync.present_phase && reader->hooks->known == NULL)
+		return false;
+	if (changes->sync.present_phase)
+		find_absent(reader);
+	return true;
+}
+
+/* Those deleted, as Active Directory remembers them. */
+static void
+take_tombstone(void *arg, LdapClient *client)
+{
+	static const LdapAttributes none = {0};
+	LdapReader *reader = arg;
+	MemoryContext caller = MemoryContextSwitchTo(reader->scratch);
+	LdapEntry	entry;
+
+	uds_ldap_entry_append(client, NULL, &none, &entry, NULL, NULL);
+	if (entry.id != NULL)
+		add_left(reader, entry.id);
+	MemoryContextSwitchTo(caller);
+	MemoryContextReset(reader->scratch);
+}
+
+static void
+ignore_page(void *arg, LdapClient *client, bool last)
+{
+}
+
+static void
+read_tombstones(LdapReader *reader, const char *context)
+{
+	static LDAPControl show_deleted = {SHOW_DELETED, {0, NULL}, 1};
+	LdapSearch	search = {0};
+
+	search.base = psprintf(DELETED_OBJECTS, context);
+	search.scope = LDAP_SCOPE_SUBTREE;
+	search.filter = psprintf("(&(isDeleted=TRUE)(uSNChanged>=%s))", reader->changes->from);
+	search.attributes = uds_ldap_wanted(reader, NULL, NULL, NULL);
+	search.page_size = reader->settings->page_size;
+	search.control = &show_deleted;
+	search.entry = take_tombstone;
+	search.page = ignore_page;
+	reader->search = search;
+	if (!uds_ldap_try_list(reader, LDAP_STREAM_LEFT))
+		reader->result->warnings = lappend(reader->result->warnings,
+										   "Deleted entries may not be seen by this account; who was deleted is noticed by the next full read.");
+}
+
+/* Asks by number of change.  False if the numbers are those of another server. */
+static bool
+read_usn(LdapReader *reader)
+{
+	LdapChanges *changes = reader->changes;
+	const LdapSettings *settings = reader->settings;
+	const char *id = state_text(changes, "invocation_id");
+	const char *usn = state_text(changes, "usn");
+	const char *context = reader->server.default_context;
+	const char *host = reader->server.host;
+	char	   *now = read_invocation_id(reader);
+	char	   *base = uds_dn_normalize(settings->user_base, strlen(settings->user_base));
+
+	if (id == NULL || usn == NULL || now == NULL || strcmp(id, now) != 0 ||
+		reader->server.highest_usn == NULL || host == NULL ||
+		strtoll(reader->server.highest_usn, NULL, 10) < strtoll(usn, NULL, 10))
+		return false;
+	changes->from = psprintf("%lld", strtoll(usn, NULL, 10) + 1);
+	uds_ldap_prepare_users(reader);
+	if (context != NULL && settings->user_scope == LDAP_SCOPE_SUBTREE &&
+		uds_dn_below(base, uds_dn_normalize(context, strlen(context))))
+	{
+		/* who moved out of the base is seen from above only */
+		reader->search.base = context;
+		changes->base = base;
+	}
+	reader->search.filter = psprintf("(&%s(uSNChanged>=%s))", settings->user_filter, changes->from);
+	reader->search.entry = take_changed;
+	if (!uds_ldap_try_list(reader, LDAP_STREAM_USERS))
+		return false;
+	if (context != NULL)
+		read_tombstones(reader, context);
+	/* a lost connection may have led to another server */
+	return reader->server.host != NULL && strcmp(reader->server.host, host) == 0;
+}
+
+static bool
+read_modified(LdapReader *reader)
+{
+	const char *since = state_text(reader->changes, "since");
+
+	if (since == NULL || uds_ldap_time_iso(since, (int) strlen(since)) == NULL)
+		return false;
+	uds_ldap_prepare_users(reader);
+	reader->search.filter = psprintf("(&%s(modifyTimestamp>=%s))", reader->settings->user_filter, since);
+	reader->search.entry = take_changed;
+	return uds_ldap_try_list(reader, LDAP_STREAM_USERS);
+}
+
+/* Hands over who left; who is none of the records known does no harm. */
+static void
+put_left(LdapReader *reader, const char *stream)
+{
+	LdapChanges *changes = reader->changes;
+	LdapPage   *page = &reader->page;
+	ListCell   *lc;
+
+	uds_ldap_page_begin(page, stream);
+	foreach(lc, changes->left)
+	{
+		StringInfo	out;
+
+		if (strcmp(stream, LDAP_STREAM_LEFT) == 0 && changes->base == NULL &&
+			uds_ldap_table_get(changes->seen, lfirst(lc)) != NULL)
+			continue;
+		out = uds_ldap_page_add(page);
+		appendStringInfoString(out, "{\"id\":");
+		uds_ldap_append_text(out, lfirst(lc), (int) strlen(lfirst(lc)));
+		appendStringInfoChar(out, '}');
+		if (uds_ldap_page_is_full(page))
+			uds_ldap_page_emit(reader, page, "who left");
+	}
+	uds_ldap_page_emit(reader, page, "who left");
+	reader->result->streams = lappend(reader->result->streams, unconstify(char *, stream));
+}
+
+/* What is to be kept after an incremental read. */
+static char *
+next_state(LdapReader *reader, const char *usn)
+{
+	LdapChanges *changes = reader->changes;
+	const char *cookie = changes->sync.cookie ? changes->sync.cookie : changes->cookie;
+	char	   *state;
+
+	switch (changes->method)
+	{
+		case METHOD_SYNC:
+			/* where nothing changed there is no new one */
+			return sync_state(cookie ? cookie : state_text(changes, "cookie"));
+		case METHOD_USN:
+			return usn_state(reader->server.host, state_text(changes, "invocation_id"), usn);
+		default:
+			state = modified_state(reader);
+			if (state == NULL)
+			{
+				cJSON	   *same = make_state(METHOD_MODIFIED);
+
+				cJSON_AddStringToObject(same, "since", state_text(changes, "since"));
+				state = print_state(same);
+			}
+			return state;
+	}
+}
+
+static bool
+read_by_method(LdapReader *reader)
+{
+	switch (reader->changes->method)
+	{
+		case METHOD_SYNC:
+			return read_sync(reader);
+		case METHOD_USN:
+			return read_usn(reader);
+		case METHOD_MODIFIED:
+			return read_modified(reader);
+		case METHOD_NONE:
+			break;
+	}
+	return false;
+}
+
+/*
+ * Reads what changed since "state" was noted, and returns what is to be noted
+ * now.  NULL if that cannot be told: then everything is to be read.
+ */
+char *
+uds_ldap_read_changes(LdapReader *reader, const char *state)
+{
+	LdapChanges *changes = palloc0(sizeof(LdapChanges));
+	const char *kind;
+	char	   *usn;
+	char	   *next = NULL;
+
+	changes->state = cJSON_Parse(state);
+	changes->seen = uds_ldap_table_make(CurrentMemoryContext);
+	changes->method = choose_method(reader);
+	kind = state_text(changes, "kind");
+	if (kind != NULL && changes->method == METHOD_SYNC && strcmp(kind, "modified") == 0)
+		changes->method = METHOD_MODIFIED;	/* there was no cookie to be had */
+	if (kind != NULL && strcmp(kind, method_names[changes->method]) == 0)
+	{
+		reader->changes = changes;
+		usn = reader->server.highest_usn;
+		uds_ldap_read_structure(reader, false);
+		reader->has_members = true;
+		reader->keeps_people = false;
+		if (read_by_method(reader))
+		{
+			reader->result->streams = lappend(reader->result->streams, LDAP_STREAM_USERS);
+			put_left(reader, LDAP_STREAM_LEFT);
+			if (reader->settings->departments != LDAP_DEPARTMENTS_NONE)
+				put_left(reader, LDAP_STREAM_DEPARTMENTS_LEFT);
+			next = next_state(reader, usn);
+		}
+		reader->has_members = false;
+		reader->changes = NULL;
+	}
+	cJSON_Delete(changes->state);
+	return next;
+}
