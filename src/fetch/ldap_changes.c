@@ -14,48 +14,23 @@
  */
 #include "postgres.h"
 
-#include <time.h>
-
 #include <cJSON.h>
 
 #include "utils/memutils.h"
 
 #include "fetch/dn.h"
-#include "fetch/ldap_read.h"
+#include "fetch/ldap_changes.h"
 #include "fetch/ldap_sync.h"
 #include "uds.h"
-
-/* modifyTimestamp has seconds, and entries may become visible out of order */
-#define OVERLAP 5
 
 /* the container of deleted objects, wherever it is (Active Directory) */
 #define DELETED_OBJECTS "<WKGUID=18E2EA80684F11D2B9AA00C04F79F805,%s>"
 #define SHOW_DELETED "1.2.840.113556.1.4.417"
 
-typedef enum Method
-{
-	METHOD_NONE,
-	METHOD_USN,
-	METHOD_SYNC,
-	METHOD_MODIFIED
-} Method;
-
-static const char *const method_names[] = {"none", "usn", "sync", "modified"};
-
-/* What is true before a full read begins. */
-struct LdapNote
-{
-	Method		method;
-	char	   *host;			/* USN: of the domain controller */
-	char	   *invocation_id;
-	char	   *usn;
-	char	   *cookie;			/* SYNC */
-};
-
 /* An incremental read. */
 typedef struct LdapChanges
 {
-	Method		method;
+	LdapMethod	method;
 	cJSON	   *state;			/* as noted */
 	LdapSyncInfo sync;
 	char	   *cookie;			/* SYNC: made by us, should none come */
@@ -65,275 +40,6 @@ typedef struct LdapChanges
 	char	   *from;			/* USN, MODIFIED: what changes have */
 } LdapChanges;
 
-static bool
-has_control(const LdapReader *reader, const char *oid)
-{
-	ListCell   *lc;
-
-	foreach(lc, reader->server.controls)
-	{
-		if (strcmp(lfirst(lc), oid) == 0)
-			return true;
-	}
-	return false;
-}
-
-/* How changes of this directory are found. */
-static Method
-choose_method(const LdapReader *reader)
-{
-	const char *word = reader->settings->incremental;
-
-	for (int i = 0; i < lengthof(method_names); i++)
-	{
-		if (strcmp(method_names[i], word) == 0)
-			return (Method) i;
-	}
-	if (reader->settings->ad)
-		return METHOD_USN;
-	/* the ids of what is gone are UUIDs */
-	if (has_control(reader, LDAP_CONTROL_SYNC) && reader->settings->uid.kind == LDAP_KIND_UUID)
-		return METHOD_SYNC;
-	return METHOD_MODIFIED;
-}
-
-/* For reading single attributes of single entries. */
-typedef struct Lookup
-{
-	const char *name;
-	LdapKind	kind;
-	List	   *values;			/* of char * */
-	MemoryContext context;
-} Lookup;
-
-static void
-take_lookup(void *arg, const LdapEntry *entry, const char *name, int len, BerVarray values)
-{
-	Lookup	   *lookup = arg;
-	MemoryContext caller = MemoryContextSwitchTo(lookup->context);
-
-	for (int i = 0; len == strlen(lookup->name) && pg_strncasecmp(name, lookup->name, len) == 0 &&
-		 values != NULL && values[i].bv_val != NULL; i++)
-	{
-		char		guid[37];
-
-		if (lookup->kind == LDAP_KIND_GUID)
-		{
-			if (uds_ldap_guid_text(values[i].bv_val, (int) values[i].bv_len, guid))
-				lookup->values = lappend(lookup->values, pstrdup(guid));
-		}
-		else
-			lookup->values = lappend(lookup->values, pnstrdup(values[i].bv_val, values[i].bv_len));
-	}
-	MemoryContextSwitchTo(caller);
-}
-
-static void
-take_lookup_entry(void *arg, LdapClient *client)
-{
-	static const LdapAttributes none = {0};
-	LdapEntry	entry;
-
-	uds_ldap_entry_append(client, NULL, &none, &entry, take_lookup, arg);
-}
-
-/* The values of an attribute of an entry; NIL if there are none to be seen. */
-static List *
-look_up(LdapReader *reader, const char *dn, const char *name, LdapKind kind)
-{
-	Lookup		lookup = {name, kind, NIL, reader->context};
-	LdapSearch	search = {.what = name,.base = dn,.arg = &lookup,.entry = take_lookup_entry};
-
-	search.attributes = uds_ldap_names(1, name);
-	if (!uds_ldap_read_entry(reader->client, &search) && reader->client->fault.passing)
-		uds_ldap_disconnect(reader->client);
-	return lookup.values;
-}
-
-/* The naming context that a base is in, as the server writes it; or NULL. */
-static const char *
-find_context(const LdapReader *reader, const char *base)
-{
-	char	   *normal = uds_dn_normalize(base, strlen(base));
-	const char *found = NULL;
-	size_t		found_len = 0;
-	ListCell   *lc;
-
-	foreach(lc, reader->server.contexts)
-	{
-		char	   *context = uds_dn_normalize(lfirst(lc), strlen(lfirst(lc)));
-
-		if (context == NULL || !uds_dn_below(normal, context) ||
-			(found != NULL && strlen(context) < found_len))
-			continue;
-		found = lfirst(lc);
-		found_len = strlen(context);
-	}
-	return found;
-}
-
-/*
- * A cookie for what is to come from now on: the time of the last change, as
- * the server's own cookies have it.
- */
-static char *
-make_cookie(LdapReader *reader)
-{
-	const char *context = find_context(reader, reader->settings->user_base);
-	StringInfoData cookie;
-	const char *separator = "rid=000,csn=";
-	ListCell   *lc;
-
-	initStringInfo(&cookie);
-	if (context != NULL)
-	{
-		foreach(lc, look_up(reader, context, "contextCSN", LDAP_KIND_TEXT))
-		{
-			appendStringInfo(&cookie, "%s%s", separator, (char *) lfirst(lc));
-			separator = ";";
-		}
-	}
-	return cookie.len > 0 ? cookie.data : NULL;
-}
-
-/* Which copy of the database a domain controller has. */
-static char *
-read_invocation_id(LdapReader *reader)
-{
-	List	   *values = NIL;
-
-	if (reader->server.service_name != NULL)
-		values = look_up(reader, reader->server.service_name, "invocationId", LDAP_KIND_GUID);
-	return values ? linitial(values) : NULL;
-}
-
-/*
- * Notes, before a full read, what the next read is to begin with.
- */
-LdapNote *
-uds_ldap_note_begin(LdapReader *reader)
-{
-	LdapNote   *note = palloc0(sizeof(LdapNote));
-
-	uds_ldap_reader_require(reader);
-	note->method = choose_method(reader);
-	if (note->method == METHOD_SYNC && (note->cookie = make_cookie(reader)) == NULL)
-		note->method = METHOD_MODIFIED;
-	if (note->method == METHOD_USN)
-	{
-		note->host = reader->server.host;
-		note->usn = reader->server.highest_usn;
-		note->invocation_id = read_invocation_id(reader);
-	}
-	return note;
-}
-
-/* A generalized time, moved back; NULL if it is none. */
-static char *
-earlier(const char *time, int64 by)
-{
-	char	   *iso = uds_ldap_time_iso(time, (int) strlen(time));
-	struct tm	parts = {0};
-	time_t		seconds;
-	char		text[32];
-
-	if (iso == NULL || sscanf(iso, "%d-%d-%dT%d:%d:%d", &parts.tm_year, &parts.tm_mon, &parts.tm_mday,
-							  &parts.tm_hour, &parts.tm_min, &parts.tm_sec) != 6)
-		return NULL;
-	parts.tm_year -= 1900;
-	parts.tm_mon -= 1;
-	seconds = timegm(&parts) - by;
-	gmtime_r(&seconds, &parts);
-	strftime(text, sizeof(text), "%Y%m%d%H%M%SZ", &parts);
-	return pstrdup(text);
-}
-
-static char *
-print_state(cJSON *state)
-{
-	char	   *text = cJSON_PrintUnformatted(state);
-	char	   *copy = text ? pstrdup(text) : NULL;
-
-	cJSON_free(text);
-	cJSON_Delete(state);
-	return copy;
-}
-
-static cJSON *
-make_state(Method method)
-{
-	cJSON	   *state = cJSON_CreateObject();
-
-	cJSON_AddStringToObject(state, "kind", method_names[method]);
-	return state;
-}
-
-/*
- * The state of the method that asks for times; NULL if none was seen.  Who
- * changed while others were read may have been read before that.
- */
-static char *
-modified_state(const LdapReader *reader)
-{
-	int64		took = (uds_ldap_clock() - reader->begun + 999) / 1000;
-	char	   *since = reader->latest ? earlier(reader->latest, took + OVERLAP) : NULL;
-	cJSON	   *state;
-
-	if (since == NULL)
-		return NULL;
-	state = make_state(METHOD_MODIFIED);
-	cJSON_AddStringToObject(state, "since", since);
-	return print_state(state);
-}
-
-static char *
-usn_state(const char *host, const char *invocation_id, const char *usn)
-{
-	cJSON	   *state = make_state(METHOD_USN);
-
-	cJSON_AddStringToObject(state, "invocation_id", invocation_id);
-	cJSON_AddStringToObject(state, "host", host);
-	cJSON_AddStringToObject(state, "usn", usn);
-	return print_state(state);
-}
-
-static char *
-sync_state(const char *cookie)
-{
-	cJSON	   *state = make_state(METHOD_SYNC);
-
-	cJSON_AddStringToObject(state, "cookie", cookie);
-	return print_state(state);
-}
-
-/*
- * What is to be kept after a full read, a JSON object; NULL = nothing, and the
- * next read is a full one again.
- */
-char *
-uds_ldap_note_end(LdapReader *reader, const LdapNote *note)
-{
-	switch (note->method)
-	{
-		case METHOD_SYNC:
-			return sync_state(note->cookie);
-		case METHOD_USN:
-			/* numbers of one domain controller say nothing to another */
-			if (note->host == NULL || note->usn == NULL || note->invocation_id == NULL ||
-				reader->server.host == NULL || strcmp(note->host, reader->server.host) != 0)
-				return NULL;
-			return usn_state(note->host, note->invocation_id, note->usn);
-		case METHOD_MODIFIED:
-			return modified_state(reader);
-		case METHOD_NONE:
-			break;
-	}
-	return NULL;
-}
-
-/*
- * Incremental reads
- */
 
 static const char *
 state_text(const LdapChanges *changes, const char *name)
@@ -365,7 +71,7 @@ take_changed(void *arg, LdapClient *client)
 	char		uuid[37];
 	LdapEntry	entry;
 
-	if (changes->method == METHOD_SYNC &&
+	if (changes->method == LDAP_METHOD_SYNC &&
 		uds_ldap_sync_state(client, uuid) == LDAP_SYNC_STATE_DELETE)
 		add_left(reader, uuid);
 	else
@@ -444,10 +150,10 @@ read_sync(LdapReader *reader)
 	ListCell   *lc;
 
 	if (cookie == NULL || reader->settings->uid.kind != LDAP_KIND_UUID ||
-		!has_control(reader, LDAP_CONTROL_SYNC))
+		!uds_ldap_has_control(reader, LDAP_CONTROL_SYNC))
 		return false;
 	changes->sync.context = reader->context;
-	changes->cookie = make_cookie(reader);
+	changes->cookie = uds_ldap_make_cookie(reader);
 	uds_ldap_prepare_users(reader);
 	reader->search.page_size = 0;
 	reader->search.control = uds_ldap_sync_control(cookie);
@@ -516,7 +222,7 @@ read_usn(LdapReader *reader)
 	const char *usn = state_text(changes, "usn");
 	const char *context = reader->server.default_context;
 	const char *host = reader->server.host;
-	char	   *now = read_invocation_id(reader);
+	char	   *now = uds_ldap_invocation_id(reader);
 	char	   *base = uds_dn_normalize(settings->user_base, strlen(settings->user_base));
 
 	if (id == NULL || usn == NULL || now == NULL || strcmp(id, now) != 0 ||
@@ -592,20 +298,15 @@ next_state(LdapReader *reader, const char *usn)
 
 	switch (changes->method)
 	{
-		case METHOD_SYNC:
+		case LDAP_METHOD_SYNC:
 			/* where nothing changed there is no new one */
-			return sync_state(cookie ? cookie : state_text(changes, "cookie"));
-		case METHOD_USN:
-			return usn_state(reader->server.host, state_text(changes, "invocation_id"), usn);
+			return uds_ldap_sync_state_text(cookie ? cookie : state_text(changes, "cookie"));
+		case LDAP_METHOD_USN:
+			return uds_ldap_usn_state(reader->server.host, state_text(changes, "invocation_id"), usn);
 		default:
-			state = modified_state(reader);
+			state = uds_ldap_modified_state(reader);
 			if (state == NULL)
-			{
-				cJSON	   *same = make_state(METHOD_MODIFIED);
-
-				cJSON_AddStringToObject(same, "since", state_text(changes, "since"));
-				state = print_state(same);
-			}
+				state = uds_ldap_since_state(state_text(changes, "since"));
 			return state;
 	}
 }
@@ -615,13 +316,13 @@ read_by_method(LdapReader *reader)
 {
 	switch (reader->changes->method)
 	{
-		case METHOD_SYNC:
+		case LDAP_METHOD_SYNC:
 			return read_sync(reader);
-		case METHOD_USN:
+		case LDAP_METHOD_USN:
 			return read_usn(reader);
-		case METHOD_MODIFIED:
+		case LDAP_METHOD_MODIFIED:
 			return read_modified(reader);
-		case METHOD_NONE:
+		case LDAP_METHOD_NONE:
 			break;
 	}
 	return false;
@@ -641,11 +342,11 @@ uds_ldap_read_changes(LdapReader *reader, const char *state)
 
 	changes->state = cJSON_Parse(state);
 	changes->seen = uds_ldap_table_make(CurrentMemoryContext);
-	changes->method = choose_method(reader);
+	changes->method = uds_ldap_method(reader);
 	kind = state_text(changes, "kind");
-	if (kind != NULL && changes->method == METHOD_SYNC && strcmp(kind, "modified") == 0)
-		changes->method = METHOD_MODIFIED;	/* there was no cookie to be had */
-	if (kind != NULL && strcmp(kind, method_names[changes->method]) == 0)
+	if (kind != NULL && changes->method == LDAP_METHOD_SYNC && strcmp(kind, "modified") == 0)
+		changes->method = LDAP_METHOD_MODIFIED;	/* there was no cookie to be had */
+	if (kind != NULL && strcmp(kind, uds_ldap_method_name(changes->method)) == 0)
 	{
 		reader->changes = changes;
 		usn = reader->server.highest_usn;
