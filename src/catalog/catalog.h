@@ -162,6 +162,13 @@ typedef struct UdsRawPage
 extern void uds_raw_log_append(int64 task, int attempt, List *pages);
 extern void uds_raw_log_cleanup(void);	/* outside a transaction */
 
+/* events.c */
+extern bool uds_event_store(int64 source, const char *event_id, const char *event_type,
+							Datum changes, Datum message, bool resync, Oid requested_by);
+extern List *uds_events_take(const UdsTask *task);
+extern void uds_events_rename(int64 source, int64 task);
+extern void uds_events_cleanup(void);	/* outside a transaction */
+
 /* history.c */
 extern void uds_history_cleanup(void);	/* outside a transaction */
 

@@ -377,6 +377,19 @@ uds_call_made_page(const UdsRun *run, const UdsStreamSpec *stream)
 	return make_json(stream->synthesize, NULL, &filler);
 }
 
+/*
+ * The page that stands for what a request asked for and is not there, in the
+ * current memory context.
+ */
+char *
+uds_call_gone_page(const UdsRun *run, const UdsCall *request)
+{
+	Filler		filler = {0};
+
+	filler.variables = uds_call_variables(run, request, &filler.count);
+	return make_json(request->stream->gone, NULL, &filler);
+}
+
 /* Adds headers; a line break in a value must not begin another one. */
 static List *
 add_headers(List *headers, const UdsPairs *pairs, const Filler *filler)

@@ -93,6 +93,13 @@ typedef struct UdsFetchResult
 	UdsFetchProgress totals;
 } UdsFetchResult;
 
+/* Something that events told of, to be asked for. */
+typedef struct UdsChange
+{
+	const char *data_type;		/* user, department */
+	const char *id;
+} UdsChange;
+
 /* One line of uds_test_source(). */
 typedef struct UdsTestStep
 {
@@ -107,7 +114,7 @@ extern UdsFetchResult *uds_connector_run(const UdsManifest *manifest,
 										 const char *source_name,
 										 const char *options_json,
 										 const char *state_json,
-										 bool incremental,
+										 bool incremental, List *changes,
 										 const UdsFetchHooks *hooks);
 
 /* probe.c */

@@ -40,6 +40,7 @@ typedef struct UdsAnswer
 	int			sqlstate;		/* all but GOOD: of the error it would make */
 	const char *what;			/* all but GOOD: what came back, a phrase */
 	const char *hint;			/* a sentence, or NULL */
+	bool		gone;			/* SKIP: because it is not there */
 	bool		is_error;		/* the service named an error: the body is no
 								 * secret */
 	int64		wait;			/* THROTTLED: ms asked for */
@@ -155,6 +156,7 @@ typedef struct UdsRun
 	int			limit;			/* requests in flight ... */
 	int64		limit_until;	/* ... until then */
 
+	List	   *changes;		/* of UdsChange *: what events told of, or NIL */
 	int64		starts_left;	/* known requests that no UdsCall stands for */
 	List	   *notes;			/* of UdsNote *: what was noted so far */
 	UdsFetchProgress totals;
@@ -164,6 +166,7 @@ typedef struct UdsRun
 extern void uds_hook_page(UdsRun *run, const UdsCall *request, bool usable);
 extern void uds_hook_made_page(UdsRun *run, const UdsStreamSpec *stream,
 							   const char *body);
+extern void uds_hook_gone_page(UdsRun *run, const UdsCall *request, const char *body);
 extern List *uds_hook_select(UdsRun *run, const char *json, size_t len,
 							 const char *jsonpath);
 extern char *uds_hook_map(UdsRun *run, const UdsCall *request,
@@ -223,6 +226,7 @@ extern char *uds_text_shown(const UdsRun *run, const UdsCall *request,
 							const char *text, size_t len);
 
 extern char *uds_call_made_page(const UdsRun *run, const UdsStreamSpec *stream);
+extern char *uds_call_gone_page(const UdsRun *run, const UdsCall *request);
 
 /* auth.c */
 extern void uds_auth_choose(UdsRun *run);

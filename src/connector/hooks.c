@@ -97,6 +97,28 @@ uds_hook_made_page(UdsRun *run, const UdsStreamSpec *stream, const char *body)
 }
 
 /*
+ * The same of a page that stands for what the service does not have any more.
+ */
+void
+uds_hook_gone_page(UdsRun *run, const UdsCall *request, const char *body)
+{
+	MemoryContext caller = CurrentMemoryContext;
+	UdsPage		page = {0};
+
+	run->totals.pages++;
+	MemoryContextSwitchTo(request->context);
+	page.stream = request->stream->name;
+	page.request = "made by the manifest: it is gone";
+	page.context = make_context(run, request);
+	page.body = body;
+	page.body_len = strlen(body);
+	page.usable = true;
+	if (run->hooks->page != NULL)
+		run->hooks->page(run->hooks->arg, &page);
+	MemoryContextSwitchTo(caller);
+}
+
+/*
  * What a jsonpath selects in a page, as UdsFetchHooks.select.  What is
  * mended in the page for this is in memory of the caller.
  */

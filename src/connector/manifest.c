@@ -177,7 +177,7 @@ is_fed_by(const UdsStreamSpec *stream, const char *name)
 
 	for (i = 0; i < stream->nfeeds; i++)
 	{
-		if (strcmp(stream->feeds[i].stream, name) == 0)
+		if (stream->feeds[i].stream != NULL && strcmp(stream->feeds[i].stream, name) == 0)
 			return true;
 	}
 	return false;
@@ -209,6 +209,12 @@ check_feeds(UdsManifestReader *reader, const char *path,
 	{
 		const char *name = stream->feeds[i].stream;
 
+		if (name == NULL)
+		{
+			/* events feed it in a plan for them, and in no other */
+			fed |= plan->events;
+			continue;
+		}
 		if (find_stream(manifest, name) < 0)
 			return uds_reader_fail(reader, psprintf("$.streams.%.100s.for_each", stream->name),
 								   psprintf("unknown stream \"%.100s\"", name));
@@ -265,9 +271,10 @@ read_plan(UdsManifestReader *reader, const cJSON *object, const char *path,
 		!uds_reader_text(reader, object, path, "warning", false, &plan->warning))
 		return false;
 	plan->incremental = mode != NULL && strcmp(mode, "incremental") == 0;
-	if (mode != NULL && !plan->incremental && strcmp(mode, "full") != 0)
+	plan->events = mode != NULL && strcmp(mode, "events") == 0;
+	if (mode != NULL && !plan->incremental && !plan->events && strcmp(mode, "full") != 0)
 		return uds_reader_fail(reader, uds_reader_at(path, "mode"),
-							   "must be \"full\" or \"incremental\"");
+							   "must be \"full\", \"incremental\" or \"events\"");
 	streams = cJSON_GetObjectItemCaseSensitive(object, "streams");
 	if (streams == NULL)
 		return uds_reader_fail(reader, path, "missing \"streams\"");
@@ -389,7 +396,7 @@ read_manifest(UdsManifestReader *reader, const cJSON *root)
 {
 	static const char *const words[] = {
 		"manifest", "title", "options", "presets", "native", "base_url", "auth", "errors",
-		"budget", "concurrency", "plans", "streams", "ignore_case", NULL
+		"budget", "concurrency", "plans", "streams", "ignore_case", "events", NULL
 	};
 	const cJSON *base_url;
 	int			version = 0;
@@ -418,7 +425,8 @@ read_manifest(UdsManifestReader *reader, const cJSON *root)
 					   &reader->manifest->concurrency) &&
 		uds_manifest_read_streams(reader, root) &&
 		read_plans(reader, root) &&
-		read_ignore_case(reader, root);
+		read_ignore_case(reader, root) &&
+		uds_manifest_read_events(reader, root);
 }
 
 /*

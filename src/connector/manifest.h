@@ -202,7 +202,8 @@ typedef struct UdsBudgetSpec
 /* Where the values of a for_each come from. */
 typedef struct UdsFeedSpec
 {
-	char	   *stream;
+	char	   *stream;			/* or ... */
+	char	   *event;			/* ... type of what events told of */
 	char	   *value;			/* jsonpath over its pages */
 } UdsFeedSpec;
 
@@ -268,6 +269,8 @@ typedef struct UdsStreamSpec
 	char	   *expect;			/* simple path to an array, or NULL */
 	UdsTexts	attributes;		/* native: what is asked for */
 	UdsBodyNode *synthesize;	/* a page to begin with, or NULL */
+	UdsBodyNode *gone;			/* page of what an event told of and is not
+								 * there, or NULL */
 	int			nnotes;
 	UdsNoteSpec *notes;
 } UdsStreamSpec;
@@ -278,6 +281,7 @@ typedef struct UdsPlanSpec
 	char	   *warning;		/* or NULL */
 	UdsWhenSpec when;
 	bool		incremental;
+	bool		events;			/* asks for what events told of */
 	int			count;
 	int		   *streams;		/* indexes, in the order of reading */
 } UdsPlanSpec;
@@ -290,6 +294,31 @@ typedef struct UdsPresetSpec
 	char	  **options;
 	char	  **values;
 } UdsPresetSpec;
+
+/* What events of some types tell of. */
+typedef struct UdsChangeSpec
+{
+	UdsWhenSpec when;
+	UdsTexts	types;
+	char	   *data_type;		/* user, department */
+	UdsTexts	ids;			/* jsonpaths */
+	char	   *renamed;		/* jsonpath to its new id, or NULL */
+} UdsChangeSpec;
+
+/* Change events that the service sends. */
+typedef struct UdsEventsSpec
+{
+	char	   *scheme;			/* of the envelope */
+	UdsTemplate *token;			/* each or NULL */
+	UdsTemplate *key;
+	int			nreceivers;		/* the first that has a value */
+	UdsTemplate **receivers;
+	UdsTexts	type;			/* jsonpaths; the first that leads somewhere */
+	UdsTexts	id;				/* jsonpaths; all that lead somewhere */
+	int			nchanges;
+	UdsChangeSpec *changes;
+	UdsTexts	resync;			/* types that ask for a full sync */
+} UdsEventsSpec;
 
 typedef struct UdsManifest
 {
@@ -310,6 +339,7 @@ typedef struct UdsManifest
 	UdsPlanSpec *plans;
 	int			nstreams;
 	UdsStreamSpec *streams;
+	UdsEventsSpec *events;		/* or NULL */
 } UdsManifest;
 
 /* manifest.c */
@@ -374,7 +404,7 @@ extern bool uds_reader_is_name(const char *text);
 extern const UdsOptionSpec *uds_reader_option(const UdsManifest *manifest,
 											  const char *name);
 
-/* parts of the parser: manifest_request.c */
+/* parts of the parser: manifest_request.c, manifest_events.c */
 extern bool uds_manifest_read_request(UdsManifestReader *reader,
 									  const cJSON *object, const char *path,
 									  const char *const *names,
@@ -396,6 +426,7 @@ extern bool uds_manifest_read_basic(UdsManifestReader *reader,
 extern bool uds_manifest_read_auth(UdsManifestReader *reader, const cJSON *root);
 extern bool uds_manifest_read_errors(UdsManifestReader *reader, const cJSON *root);
 extern bool uds_manifest_read_streams(UdsManifestReader *reader, const cJSON *root);
+extern bool uds_manifest_read_events(UdsManifestReader *reader, const cJSON *root);
 extern bool uds_manifest_check_fields(UdsManifestReader *reader,
 									  const cJSON *fields, const char *path,
 									  const char *context);

@@ -38,8 +38,16 @@ static bool
 read_feed(UdsManifestReader *reader, const cJSON *object, const char *path,
 		  UdsStreamSpec *stream)
 {
+	static const char *const types[] = {"user", "department", NULL};
 	UdsFeedSpec *feed = &stream->feeds[stream->nfeeds++];
 
+	if (!uds_reader_text(reader, object, path, "event", false, &feed->event))
+		return false;
+	if (feed->event != NULL)
+		return (uds_reader_is_one_of(feed->event, types) &&
+				cJSON_GetObjectItemCaseSensitive(object, "stream") == NULL) ||
+			uds_reader_fail(reader, uds_reader_at(path, "event"),
+							"must be \"user\" or \"department\", without \"stream\"");
 	return uds_reader_text(reader, object, path, "stream", true, &feed->stream) &&
 		uds_reader_text(reader, object, path, "value", true, &feed->value);
 }
@@ -49,7 +57,7 @@ static bool
 read_from(UdsManifestReader *reader, const cJSON *from, const char *path,
 		  UdsStreamSpec *stream)
 {
-	static const char *const words[] = {"stream", "value", NULL};
+	static const char *const words[] = {"stream", "value", "event", NULL};
 	const cJSON *item = cJSON_IsArray(from) ? from->child : from;
 
 	stream->feeds = palloc0((cJSON_GetArraySize(from) + 1) * sizeof(UdsFeedSpec));
@@ -92,7 +100,7 @@ static bool
 read_for_each(UdsManifestReader *reader, const cJSON *object, const char *path,
 			  UdsStreamSpec *stream)
 {
-	static const char *const words[] = {"as", "values", "from", "stream", "value", NULL};
+	static const char *const words[] = {"as", "values", "from", "stream", "value", "event", NULL};
 	static const char *const taken[] = {
 		"cursor", "page", "offset", "size", "token", "jwt", NULL
 	};
@@ -113,7 +121,8 @@ read_for_each(UdsManifestReader *reader, const cJSON *object, const char *path,
 	if (from != NULL)
 		return read_from(reader, from, uds_reader_at(here, "from"), stream);
 	if (stream->nvalues > 0 &&
-		cJSON_GetObjectItemCaseSensitive(for_each, "stream") == NULL)
+		cJSON_GetObjectItemCaseSensitive(for_each, "stream") == NULL &&
+		cJSON_GetObjectItemCaseSensitive(for_each, "event") == NULL)
 		return true;
 	stream->feeds = palloc0(sizeof(UdsFeedSpec));
 	return read_feed(reader, for_each, here, stream);
@@ -383,6 +392,7 @@ read_request(UdsManifestReader *reader, const cJSON *object, const char *path,
 {
 	static const char *const none[] = {NULL};
 	const char *names[MAX_NAMES] = {NULL};
+	const char *value[] = {stream->as, NULL};
 	const cJSON *request = cJSON_GetObjectItemCaseSensitive(object, "request");
 	int			n = 0;
 	int			i;
@@ -392,8 +402,11 @@ read_request(UdsManifestReader *reader, const cJSON *object, const char *path,
 	if (cJSON_GetObjectItemCaseSensitive(object, "attributes") != NULL)
 		return uds_reader_fail(reader, path, "\"attributes\" goes with \"native\" only");
 	if (!uds_manifest_read_json(reader, object, path, "synthesize", none,
-								&stream->synthesize))
+								&stream->synthesize) ||
+		!uds_manifest_read_json(reader, object, path, "gone", value, &stream->gone))
 		return false;
+	if (stream->gone != NULL && stream->as == NULL)
+		return uds_reader_fail(reader, path, "\"gone\" goes with \"for_each\" only");
 	if (stream->pages_of != NULL && stream->synthesize != NULL)
 		return uds_reader_fail(reader, path, "\"pages_of\" does not go with \"synthesize\"");
 	if (stream->pages_of != NULL)
@@ -427,7 +440,7 @@ read_stream(UdsManifestReader *reader, const cJSON *object, const char *path,
 	static const char *const words[] = {
 		"type", "when", "for_each", "request", "pages_of", "pagination",
 		"records", "unnest", "where", "expect", "merge", "partial", "fields",
-		"synthesize", "state", "attributes", NULL
+		"synthesize", "state", "gone", "attributes", NULL
 	};
 
 	stream->name = pstrdup(object->string);

@@ -187,7 +187,8 @@ first_value(Probe *probe, const UdsCall *page, const UdsStreamSpec *child)
 	{
 		List	   *values;
 
-		if (strcmp(child->feeds[i].stream, page->stream->name) != 0)
+		if (child->feeds[i].stream == NULL ||
+			strcmp(child->feeds[i].stream, page->stream->name) != 0)
 			continue;
 		values = uds_hook_select(probe->run, page->response->body,
 								 page->response->body_len, child->feeds[i].value);
@@ -304,7 +305,7 @@ uds_connector_test(const UdsManifest *manifest, const char *source_name,
 		{
 			const UdsPlanSpec *plan = &manifest->plans[i];
 
-			if (plan->incremental ||
+			if (plan->incremental || plan->events ||
 				!uds_manifest_holds(&plan->when, probe.run->options, probe.run->noptions))
 				continue;
 			if (!try_plan(&probe, plan))

@@ -184,6 +184,7 @@ judge_rule(UdsRun *run, UdsCall *request, const UdsDocument *document,
 			break;
 		case UDS_CODE_GONE:
 		case UDS_CODE_SCOPE:
+			answer->gone = rule->code_class == UDS_CODE_GONE;
 			/* what is no node of a larger whole cannot be left out of it */
 			if (request->value != NULL)
 				verdict = UDS_VERDICT_SKIP;

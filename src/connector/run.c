@@ -100,6 +100,26 @@ add_value(PlanState *plan, StreamState *state, const char *value)
 	MemoryContextSwitchTo(caller);
 }
 
+/* What events told of, for a stream that asks for it. */
+static void
+add_changed(PlanState *plan, StreamState *state)
+{
+	ListCell   *lc;
+
+	for (int i = 0; plan->spec->events && i < state->spec->nfeeds; i++)
+	{
+		const UdsFeedSpec *feed = &state->spec->feeds[i];
+
+		foreach(lc, plan->run->changes)
+		{
+			const UdsChange *change = lfirst(lc);
+
+			if (feed->event != NULL && strcmp(feed->event, change->data_type) == 0)
+				add_value(plan, state, change->id);
+		}
+	}
+}
+
 static void
 begin_stream(PlanState *plan, StreamState *state, const UdsStreamSpec *spec)
 {
@@ -123,6 +143,7 @@ begin_stream(PlanState *plan, StreamState *state, const UdsStreamSpec *spec)
 	control.hcxt = plan->context;
 	state->seen = hash_create("uds for_each values", 256, &control,
 							  HASH_ELEM | HASH_FUNCTION | HASH_COMPARE | HASH_CONTEXT);
+	add_changed(plan, state);
 	for (int i = 0; i < spec->nvalues; i++)
 	{
 		StringInfoData value;
@@ -152,7 +173,7 @@ collect_values(PlanState *plan, const UdsCall *request)
 		{
 			const UdsFeedSpec *feed = &state->spec->feeds[j];
 
-			if (strcmp(feed->stream, request->stream->name) != 0)
+			if (feed->stream == NULL || strcmp(feed->stream, request->stream->name) != 0)
 				continue;
 			foreach(lc, uds_hook_select(plan->run, request->response->body,
 										request->response->body_len, feed->value))
@@ -226,6 +247,16 @@ take_page(PlanState *plan, StreamState *state, UdsCall *request)
 		check_total(plan, request);
 }
 
+/* What an event told of is not there any more: that is what there is to know. */
+static void
+take_gone(PlanState *plan, const UdsCall *request)
+{
+	MemoryContext caller = MemoryContextSwitchTo(request->context);
+
+	uds_hook_gone_page(plan->run, request, uds_call_gone_page(plan->run, request));
+	MemoryContextSwitchTo(caller);
+}
+
 /* The listing begins anew, once. */
 static void
 restart(PlanState *plan, UdsCall *request)
@@ -251,7 +282,10 @@ act_upon(PlanState *plan, StreamState *state, UdsCall *request)
 		case UDS_VERDICT_EMPTY:
 			break;
 		case UDS_VERDICT_SKIP:
-			skip_node(plan, request);
+			if (plan->spec->events && request->answer.gone && request->stream->gone != NULL)
+				take_gone(plan, request);
+			else
+				skip_node(plan, request);
 			break;
 		case UDS_VERDICT_RESTART:
 			if (plan->spec->incremental && request->spec->states.count > 0)
@@ -352,7 +386,7 @@ read_plan(UdsRun *run, const UdsPlanSpec *spec, UdsFetchResult *result)
 	result->skipped = NIL;
 	result->warnings = NIL;
 	result->complete = true;
-	result->incremental = spec->incremental;
+	result->incremental = spec->incremental || spec->events;
 	if (spec->warning != NULL)
 		result->warnings = lappend(result->warnings, spec->warning);
 	for (i = 0; i < spec->count && refused == NULL; i++)
@@ -398,13 +432,26 @@ has_state(const UdsRun *run, const UdsPlanSpec *plan)
 	return true;
 }
 
+typedef enum PlanMode
+{
+	PLAN_FULL,
+	PLAN_INCREMENTAL,
+	PLAN_EVENTS
+} PlanMode;
+
+static PlanMode
+mode_of(const UdsPlanSpec *plan)
+{
+	return plan->events ? PLAN_EVENTS : plan->incremental ? PLAN_INCREMENTAL : PLAN_FULL;
+}
+
 /*
  * Reads by the first plan of a mode that fits, or by the next one where that
  * is refused.  False if there is none; the request that the last one was
  * refused for is *refused then, if there was one.
  */
 static bool
-read_mode(UdsRun *run, bool incremental, UdsFetchResult *result, UdsCall **refused)
+read_mode(UdsRun *run, PlanMode mode, UdsFetchResult *result, UdsCall **refused)
 {
 	const UdsManifest *manifest = run->manifest;
 
@@ -413,9 +460,9 @@ read_mode(UdsRun *run, bool incremental, UdsFetchResult *result, UdsCall **refus
 	{
 		const UdsPlanSpec *plan = &manifest->plans[i];
 
-		if (plan->incremental != incremental ||
+		if (mode_of(plan) != mode ||
 			!uds_manifest_holds(&plan->when, run->options, run->noptions) ||
-			(incremental && !has_state(run, plan)))
+			(mode == PLAN_INCREMENTAL && !has_state(run, plan)))
 			continue;
 		if (*refused != NULL)
 		{
@@ -434,7 +481,8 @@ read_mode(UdsRun *run, bool incremental, UdsFetchResult *result, UdsCall **refus
  *
  * options_json holds the options with all secrets in place; state_json is
  * what an earlier read noted, or NULL.  With "incremental" only what changed
- * since is asked for, if the manifest can and what it needs was noted.  The
+ * since is asked for, if the manifest can and what it needs was noted; with
+ * "changes", a list of UdsChange *, only these, if the manifest can.  The
  * result, and everything else, is allocated in the current memory context,
  * which the caller deletes when done; the result points into the manifest.
  * Must be called outside any transaction; hooks may use short ones of their
@@ -446,7 +494,7 @@ read_mode(UdsRun *run, bool incremental, UdsFetchResult *result, UdsCall **refus
 UdsFetchResult *
 uds_connector_run(const UdsManifest *manifest, const char *source_name,
 				  const char *options_json, const char *state_json,
-				  bool incremental, const UdsFetchHooks *hooks)
+				  bool incremental, List *changes, const UdsFetchHooks *hooks)
 {
 	UdsRun	   *run = uds_exchange_open(manifest, source_name, options_json,
 										hooks);
@@ -454,10 +502,11 @@ uds_connector_run(const UdsManifest *manifest, const char *source_name,
 	UdsCall    *refused = NULL;
 	bool		done = false;
 
-	if (incremental)
+	run->changes = changes;
+	if (incremental || changes != NIL)
 	{
-		uds_note_load(run, state_json);
-		done = read_mode(run, true, result, &refused);
+		uds_note_load(run, incremental ? state_json : NULL);
+		done = read_mode(run, incremental ? PLAN_INCREMENTAL : PLAN_EVENTS, result, &refused);
 		/* what was noted is no good any more */
 		if (!done && refused != NULL)
 		{
@@ -468,7 +517,7 @@ uds_connector_run(const UdsManifest *manifest, const char *source_name,
 	if (!done)
 	{
 		uds_note_load(run, NULL);
-		done = read_mode(run, false, result, &refused);
+		done = read_mode(run, PLAN_FULL, result, &refused);
 	}
 	if (!done && refused != NULL)
 		fail(run, refused);
@@ -478,7 +527,8 @@ uds_connector_run(const UdsManifest *manifest, const char *source_name,
 				 errmsg("source \"%s\" cannot be read: no plan of its type fits its options",
 						source_name)));
 	uds_exchange_close(run);
-	if (run->notes != NIL)
+	/* what is asked for after an event is not all that changed */
+	if (run->notes != NIL && !(changes != NIL && result->incremental))
 		result->state = uds_note_store(run, result->incremental ? state_json : NULL,
 									   run->notes);
 	result->totals = run->totals;

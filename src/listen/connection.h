@@ -1,7 +1,8 @@
 /*-------------------------------------------------------------------------
  *
  * connection.h
- *		Connections to the listener, and how long they may take.
+ *		Connections to the listener, how long they may take, and what the
+ *		headers of their requests say.
  *
  * For server.c.  Runs in the listener only; takes no locks.
  *
@@ -14,6 +15,7 @@
 
 #include "fetch/address.h"
 #include "lib/ilist.h"
+#include "listen/server.h"
 
 /* A connection, from its beginning to its end. */
 typedef struct UdsConnection
@@ -32,5 +34,11 @@ extern void uds_connection_client(const UdsConnection *connection, struct MHD_Co
 extern void uds_connections_limit(int ms);
 extern void uds_connections_expire(void);
 extern int64 uds_connections_deadline(void);
+
+/* headers.c */
+extern int64 uds_headers_length(struct MHD_Connection *mhd);
+extern bool uds_headers_ambiguous(struct MHD_Connection *mhd);
+extern bool uds_headers_wait(struct MHD_Connection *mhd);
+extern bool uds_headers_keep(struct MHD_Connection *mhd, UdsHttpCall *call);
 
 #endif							/* UDS_LISTEN_CONNECTION_H */

@@ -62,6 +62,7 @@ typedef struct Request
 	UdsConnection *connection;
 	RequestState state;
 	bool		key_checked;
+	bool		closing;		/* the connection ends with the reply */
 	bool		begun;			/* the body is being received */
 	int64		began;			/* ms */
 	size_t		received;		/* bytes of the body on the wire */
@@ -80,11 +81,6 @@ static UdsServerSettings settings;
 static dlist_head waiting = DLIST_STATIC_INIT(waiting);
 static size_t held_bytes = 0;
 static char last_message[256];
-
-static const char *const passed_headers[] = {
-	"authorization", "content-type", "forwarded", "x-forwarded-for",
-	"x-lark-request-nonce", "x-lark-request-timestamp", "x-lark-signature"
-};
 
 /* Keeps what libmicrohttpd says, for when it cannot be started. */
 static void __attribute__((format(printf, 2, 0)))
@@ -173,6 +169,8 @@ send_reply(Request *request)
 		snprintf(number, sizeof(number), "%d", request->retry_after);
 		MHD_add_response_header(response, MHD_HTTP_HEADER_RETRY_AFTER, number);
 	}
+	if (request->closing)
+		MHD_add_response_header(response, MHD_HTTP_HEADER_CONNECTION, "close");
 	if (request->allow != NULL)
 		MHD_add_response_header(response, MHD_HTTP_HEADER_ALLOW, request->allow);
 	if (request->status == MHD_HTTP_UNAUTHORIZED)
@@ -198,37 +196,6 @@ suspend(Request *request, bool only_key)
 	return MHD_YES;
 }
 
-/* Keeps a copy of a pair; false if there is no room. */
-static bool
-keep_pair(const char **pairs, int *count, const char *name, const char *value)
-{
-	if (*count >= UDS_MAX_PAIRS)
-		return false;
-	pairs[2 * *count] = strdup(name);
-	pairs[2 * *count + 1] = strdup(value ? value : "");
-	(*count)++;
-	return pairs[2 * *count - 2] != NULL && pairs[2 * *count - 1] != NULL;
-}
-
-static enum MHD_Result
-keep_parameter(void *arg, enum MHD_ValueKind kind, const char *name, const char *value)
-{
-	UdsHttpCall *call = arg;
-
-	return keep_pair(call->query, &call->nquery, name, value) ? MHD_YES : MHD_NO;
-}
-
-/* The length that the headers announce; -1 if they do not. */
-static int64
-announced_length(struct MHD_Connection *mhd)
-{
-	const char *text = MHD_lookup_connection_value(mhd, MHD_HEADER_KIND,
-												   MHD_HTTP_HEADER_CONTENT_LENGTH);
-
-	/* libmicrohttpd has refused what is no number */
-	return text == NULL ? -1 : strtoll(text, NULL, 10);
-}
-
 /* Looks at the headers: makes the request, or returns NULL without memory. */
 static Request *
 begin_request(struct MHD_Connection *mhd, const char *path, const char *method)
@@ -241,7 +208,6 @@ begin_request(struct MHD_Connection *mhd, const char *path, const char *method)
 													   MHD_HTTP_HEADER_CONTENT_ENCODING);
 	const char *type = MHD_lookup_connection_value(mhd, MHD_HEADER_KIND,
 												   MHD_HTTP_HEADER_CONTENT_TYPE);
-	bool		kept = true;
 
 	if (info == NULL || info->socket_context == NULL ||
 		(request = calloc(1, sizeof(Request))) == NULL)
@@ -258,25 +224,21 @@ begin_request(struct MHD_Connection *mhd, const char *path, const char *method)
 		free_request(request);
 		return NULL;
 	}
-	for (int i = 0; i < (int) lengthof(passed_headers); i++)
-	{
-		const char *value = MHD_lookup_connection_value(mhd, MHD_HEADER_KIND, passed_headers[i]);
-
-		if (value != NULL)
-			kept &= keep_pair(call->headers, &call->nheaders, passed_headers[i], value);
-	}
 	uds_connection_client(request->connection, mhd, settings.proxies, call->address,
 						  sizeof(call->address));
-	kept &= MHD_get_connection_values(mhd, MHD_GET_ARGUMENT_KIND, keep_parameter, call) >= 0 &&
-		call->nquery < UDS_MAX_PAIRS;
-	if (!uds_route_find(&call->route, call->method, call->path, type, encoding))
+	if (uds_headers_ambiguous(mhd))
+	{
+		refuse(request, 400, "the length of the body is ambiguous");
+		request->closing = true;
+	}
+	else if (!uds_route_find(&call->route, call->method, call->path, type, encoding))
 	{
 		refuse(request, call->route.status, call->route.message);
 		request->allow = call->route.allow;
 	}
-	else if (!kept)
+	else if (!uds_headers_keep(mhd, call))
 		refuse(request, 400, "there are too many parameters");
-	else if (announced_length(mhd) > (int64) settings.max_body && !call->route.gzip)
+	else if (uds_headers_length(mhd) > (int64) settings.max_body && !call->route.gzip)
 		refuse(request, 413, "the body is too large");
 	return request;
 }
@@ -357,16 +319,12 @@ end_body(Request *request)
 static enum MHD_Result
 send_refusal(Request *request)
 {
-	int64		length = announced_length(request->mhd);
-	bool		chunked = MHD_lookup_connection_value(request->mhd, MHD_HEADER_KIND,
-													  MHD_HTTP_HEADER_TRANSFER_ENCODING) != NULL;
-	bool		waits = MHD_lookup_connection_value(request->mhd, MHD_HEADER_KIND,
-													MHD_HTTP_HEADER_EXPECT) != NULL;
+	int64		length = uds_headers_length(request->mhd);
 
-	if (!waits && (chunked || length > 0) &&
-		length <= (int64) (DISCARDED_BODIES * settings.max_body))
-		return MHD_YES;
-	return send_reply(request);
+	if (request->closing || uds_headers_wait(request->mhd) ||
+		length > (int64) (DISCARDED_BODIES * settings.max_body))
+		return send_reply(request);
+	return MHD_YES;
 }
 
 /* Whether the key is to be looked at before more of the body comes. */
@@ -375,7 +333,7 @@ needs_key_first(const Request *request, size_t more)
 {
 	if (request->key_checked || request->call.route.kind != UDS_ROUTE_PUSH || request->status != 0)
 		return false;
-	return announced_length(request->mhd) > KEY_FIRST || request->received + more > KEY_FIRST;
+	return uds_headers_length(request->mhd) > KEY_FIRST || request->received + more > KEY_FIRST;
 }
 
 /* Called when headers are there, for each piece of a body, and at its end. */

@@ -32,6 +32,7 @@ extern void uds_require_preload(const char *what);	/* ERROR with HINT */
 
 /* shared.c: a commit of this transaction has queued work in this database */
 extern void uds_wake_at_commit(void);
+extern void uds_wake_at_commit_for(TimestampTz due);
 extern void uds_process_init_xact(void);
 
 /* slots.c: whether a living worker has announced this task */

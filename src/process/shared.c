@@ -29,8 +29,9 @@ static LWLock *shared_lock = NULL;
 static shmem_request_hook_type prev_request_hook = NULL;
 static shmem_startup_hook_type prev_startup_hook = NULL;
 
-/* this transaction has queued something */
+/* this transaction has queued something, and when that is due */
 static bool wake_pending = false;
+static TimestampTz wake_due = DT_NOBEGIN;
 
 static void
 request_memory(void)
@@ -196,6 +197,16 @@ uds_tasks_broadcast(void)
 void
 uds_wake_at_commit(void)
 {
+	uds_wake_at_commit_for(DT_NOBEGIN);
+}
+
+/*
+ * The same of a task that is not due before a time.
+ */
+void
+uds_wake_at_commit_for(TimestampTz due)
+{
+	wake_due = wake_pending ? Min(wake_due, due) : due;
 	wake_pending = true;
 }
 
@@ -227,7 +238,7 @@ at_xact_end(XactEvent event, void *arg)
 			if (shared == NULL)
 				return;
 			mail.database = MyDatabaseId;
-			mail.due = GetCurrentTimestamp();
+			mail.due = Max(wake_due, GetCurrentTimestamp());
 			LWLockAcquire(shared_lock, LW_EXCLUSIVE);
 			uds_mail_post(&mail);
 			LWLockRelease(shared_lock);

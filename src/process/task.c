@@ -304,12 +304,16 @@ load_state(const UdsTask *task, const UdsSource *source, bool *incremental)
 
 /* Reads the source, in the way in which it is read. */
 static UdsFetchResult *
-read_source(const UdsTask *task, UdsSource *source, const UdsFetchHooks *hooks)
+read_source(const UdsTask *task, UdsSource *source, List *changes, const UdsFetchHooks *hooks)
 {
 	UdsManifest *manifest = NULL;
 	char	   *error = NULL;
 	bool		incremental;
 	char	   *state = load_state(task, source, &incremental);
+
+	/* what events told of is all that is to be asked for */
+	if (changes != NIL)
+		incremental = false;
 
 	/* the claim has seen to it already; a copy must be safe beyond doubt */
 	if (!source->armed)
@@ -327,7 +331,7 @@ read_source(const UdsTask *task, UdsSource *source, const UdsFetchHooks *hooks)
 	if (manifest->native != NULL)
 		return uds_ldap_run(manifest, source->name, source->options, state, incremental, hooks);
 	return uds_connector_run(manifest, source->name, source->options, state,
-							 incremental, hooks);
+							 incremental, changes, hooks);
 }
 
 /*
@@ -335,7 +339,7 @@ read_source(const UdsTask *task, UdsSource *source, const UdsFetchHooks *hooks)
  * that made it fail is what one looks for in the raw log.
  */
 static UdsFetchResult *
-fetch(UdsTask *task, UdsSource *source)
+fetch(UdsTask *task, UdsSource *source, List *changes)
 {
 	MemoryContext caller = CurrentMemoryContext;
 	UdsFetchHooks hooks;
@@ -344,7 +348,7 @@ fetch(UdsTask *task, UdsSource *source)
 
 	PG_TRY();
 	{
-		result = read_source(task, source, &hooks);
+		result = read_source(task, source, changes, &hooks);
 	}
 	PG_CATCH();
 	{
@@ -458,6 +462,40 @@ run_undo(UdsTask *task, UdsSource *source)
 	uds_xact_commit();
 }
 
+/* Takes the events that wait; what they tell of, in the current context. */
+static List *
+take_events(const UdsTask *task)
+{
+	MemoryContext caller = CurrentMemoryContext;
+	List	   *changes = NIL;
+	ListCell   *lc;
+
+	uds_xact_begin("uds: taking events");
+	foreach(lc, uds_events_take(task))
+	{
+		const UdsChange *taken = lfirst(lc);
+		UdsChange  *change;
+
+		MemoryContextSwitchTo(caller);
+		change = palloc(sizeof(UdsChange));
+		change->data_type = pstrdup(taken->data_type);
+		change->id = pstrdup(taken->id);
+		changes = lappend(changes, change);
+	}
+	uds_xact_commit();
+	MemoryContextSwitchTo(caller);
+	return changes;
+}
+
+/* Another task has taken the events that this one was queued for. */
+static void
+end_without_events(UdsTask *task)
+{
+	uds_xact_begin("uds: ending a task without events");
+	uds_task_finish(task->id, "success", "no event was waiting any more", &task->counts);
+	uds_xact_commit();
+}
+
 /*
  * Runs a claimed task to its end and commits it.
  *
@@ -474,6 +512,7 @@ uds_task_run(UdsTask *task)
 	UdsTaskCounts *counts = &task->counts;
 	UdsSource  *source;
 	UdsPages	pages = {0};
+	List	   *changes = NIL;
 	bool		replayed;
 	const char *state = NULL;
 	const char *status;
@@ -490,13 +529,23 @@ uds_task_run(UdsTask *task)
 	}
 
 	replayed = find_pages(task, &pages);
+	if (!replayed && strcmp(task->kind, "event") == 0)
+	{
+		changes = take_events(task);
+		if (changes == NIL)
+		{
+			end_without_events(task);
+			MemoryContextSwitchTo(caller);
+			return;
+		}
+	}
 	if (!replayed)
 	{
 		UdsFetchResult *fetched;
 
 		uds_progress_phase(UDS_PHASE_FETCH);
 		INSTR_TIME_SET_CURRENT(start);
-		fetched = fetch(task, source);
+		fetched = fetch(task, source, changes);
 		counts->fetch_ms = elapsed_ms(start);
 		counts->pages = fetched->totals.pages;
 		counts->requests = fetched->totals.requests;
@@ -511,6 +560,8 @@ uds_task_run(UdsTask *task)
 		pages.warnings = fetched->warnings;
 	}
 
+	if (strcmp(task->kind, "event") == 0 || strcmp(task->kind, "approve") == 0)
+		pages.events_of = pages.task;
 	uds_worker_reload();
 	INSTR_TIME_SET_CURRENT(start);
 	uds_xact_begin("uds: reconciling");

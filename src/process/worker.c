@@ -336,6 +336,7 @@ leave(bool done)
 	if (done)
 	{
 		uds_raw_log_cleanup();
+		uds_events_cleanup();
 		uds_history_cleanup();
 	}
 	uds_xact_begin("uds: looking when the next task is due");

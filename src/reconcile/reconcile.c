@@ -476,6 +476,8 @@ uds_reconcile(UdsTask *task, const UdsSource *source,
 	if (!run.small)
 		take_memory();
 	uds_run_prepare(&run, task, source, pages->complete);
+	if (pages->events_of != 0)
+		uds_events_rename(source->id, pages->events_of);
 	uds_progress_phase(UDS_PHASE_MAP);
 	uds_stage_create(&run);
 	uds_resources_list(&run);

@@ -48,6 +48,7 @@ typedef struct UdsPages
 	List	   *warnings;		/* of char * */
 	int64		shown;			/* task whose change set was approved, or 0 */
 	int64		failed_of;		/* only the records this task set aside, or 0 */
+	int64		events_of;		/* task that took events, or 0 */
 	const char *pushed;			/* data type of records pushed, or NULL */
 	UdsPush    *push;			/* those */
 	List	  **takers;			/* of a push: receives the names of the

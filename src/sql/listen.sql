@@ -35,6 +35,44 @@ AS 'MODULE_PATHNAME', 'uds_drop_api_key';
 REVOKE ALL ON FUNCTION @extschema@.uds_drop_api_key FROM PUBLIC;
 COMMENT ON FUNCTION @extschema@.uds_drop_api_key IS 'makes a key useless at once';
 
+CREATE TABLE uds.event_log
+(
+	id			bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+	source_id	bigint NOT NULL REFERENCES uds.source_settings (id) ON DELETE CASCADE,
+	event_id	text NOT NULL,
+	event_type	text NOT NULL,
+	changes		jsonb NOT NULL,
+	message		jsonb NOT NULL,
+	received_at	timestamptz NOT NULL DEFAULT clock_timestamp(),
+	last_received_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+	deliveries	integer NOT NULL DEFAULT 1,
+	task_id		bigint,
+	UNIQUE (source_id, event_id)
+);
+CREATE INDEX event_log_waiting ON uds.event_log (source_id) WHERE task_id IS NULL AND changes <> '[]';
+CREATE INDEX event_log_task ON uds.event_log (task_id);
+COMMENT ON TABLE uds.event_log IS 'change events as they came; kept for uds.raw_log_retention';
+COMMENT ON COLUMN uds.event_log.event_id IS 'what tells the event from others: sent again, it is the same';
+COMMENT ON COLUMN uds.event_log.changes IS 'what it tells of: {type, id, renamed}';
+COMMENT ON COLUMN uds.event_log.message IS 'the event, decrypted';
+COMMENT ON COLUMN uds.event_log.deliveries IS 'times that it came';
+COMMENT ON COLUMN uds.event_log.task_id IS 'the task that took it; NULL = none yet';
+
+CREATE VIEW uds.events AS
+SELECT e.id, s.name AS source, e.event_id, e.event_type, e.changes, e.deliveries,
+	   e.received_at, e.last_received_at, e.task_id,
+	   CASE WHEN e.changes = '[]' AND e.task_id IS NULL THEN 'ignored'
+			WHEN coalesce(t.status, 'init') = 'init' THEN 'received'
+			ELSE t.status END AS status,
+	   t.message, t.finished_at, e.message AS event
+FROM uds.event_log e
+JOIN uds.source_settings s ON s.id = e.source_id
+LEFT JOIN uds.tasks t ON t.id = e.task_id;
+COMMENT ON VIEW uds.events IS 'change events: what came, when, and what became of it';
+COMMENT ON COLUMN uds.events.status IS 'received, ignored (it tells of nothing that is kept here), or the status of the task that took it';
+COMMENT ON COLUMN uds.events.message IS 'what came of the task';
+COMMENT ON COLUMN uds.events.event IS 'the event, decrypted';
+
 CREATE FUNCTION uds.json_lines(body text)
 RETURNS TABLE (ord integer, record jsonb, error text)
 LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE
@@ -62,8 +100,8 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 	WITH total AS
 		 (SELECT s.name, t.kind, t.status, count(*) AS tasks,
-				 coalesce(sum(t.cost), 0) / 1000.0 AS seconds,
-				 sum(t.requests) AS requests, sum(t.pages) AS pages, sum(t.throttled_ms) / 1000.0 AS throttled,
+				 round(coalesce(sum(t.cost), 0) / 1000.0, 3) AS seconds,
+				 sum(t.requests) AS requests, sum(t.pages) AS pages, round(sum(t.throttled_ms) / 1000.0, 3) AS throttled,
 				 sum(t.fetched) AS fetched, sum(t.created) AS created, sum(t.updated) AS updated,
 				 sum(t.unchanged) AS unchanged, sum(t.enabled) AS enabled, sum(t.disabled) AS disabled,
 				 sum(t.deleted) AS deleted, sum(t.failed) AS failed
@@ -124,6 +162,12 @@ AS $$
 		   format('source="%s"', name), round(extract(epoch FROM clock_timestamp() - last_success_at), 3)
 	FROM standing
 	WHERE last_success_at IS NOT NULL
+	UNION ALL
+	SELECT 'uds_events', 'gauge', 'change events there are, by what became of them',
+		   format('source="%s",status="%s"', e.source, e.status), count(*)
+	FROM uds.events e
+	JOIN standing s ON s.name = e.source
+	GROUP BY e.source, e.status
 	UNION ALL
 	SELECT 'uds_failures', 'gauge', 'tasks of the source that failed since the last one that ended well',
 		   format('source="%s"', name), failures

@@ -11,6 +11,7 @@
 /* sources: src/connector/manifest.c src/connector/manifest_auth.c
  * src/connector/manifest_errors.c src/connector/manifest_stream.c
  * src/connector/manifest_request.c src/connector/manifest_fields.c
+ * src/connector/manifest_events.c
  * src/connector/reader.c src/connector/options.c src/connector/jsonpick.c
  * src/connector/template.c
  */
