@@ -251,7 +251,7 @@ check_more(void)
 		   "{\"type\": \"offset\"}",
 		   "$.streams.users.request.query.c: unknown placeholder \"{cursor}\"");
 	breaks("\"name\": \"few\"", "\"name\": \"few\", \"mode\": \"delta\"",
-		   "$.plans[1].mode: must be \"full\" or \"incremental\"");
+		   "$.plans[1].mode: must be \"full\", \"incremental\" or \"events\"");
 	breaks("\"streams\": [\"deps\", \"users\"]", "\"streams\": [\"users\", \"deps\"]",
 		   "$.plans[0].streams[0]: stream \"users\" comes before \"deps\", on which it depends");
 	breaks("{\"all\": \"$.l[*]\"}", "{\"date\": \"$.l\", \"from\": \"mars\"}",
