@@ -161,6 +161,7 @@ extern LdapClient *uds_ldap_open(const char *source, const LdapSettings *setting
 extern bool uds_ldap_connect(LdapClient *client);
 extern bool uds_ldap_connect_to(LdapClient *client, const LdapUrl *url);
 extern void uds_ldap_disconnect(LdapClient *client);
+extern void uds_ldap_close(LdapClient *client);
 
 /* ldap_message.c */
 extern bool uds_ldap_fail(LdapClient *client, int code, int sqlstate, bool passing,

@@ -99,6 +99,15 @@ uds_ldap_disconnect(LdapClient *client)
 	drop(client);
 }
 
+/*
+ * Ends the client, its faults with it.
+ */
+void
+uds_ldap_close(LdapClient *client)
+{
+	MemoryContextDelete(client->context);
+}
+
 static bool
 fail_text(LdapClient *client, int sqlstate, bool passing, const char *what, const char *hint)
 {

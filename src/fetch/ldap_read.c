@@ -28,6 +28,9 @@
 
 #define MAX_DELAY 60000			/* ms */
 
+/* a server may refer to one that refers to one */
+#define MAX_REFERENCES 5
+
 /* Two hashes stand for the text: it would take most of the memory. */
 typedef struct TableKey
 {
@@ -333,6 +336,9 @@ take_page(void *arg, LdapClient *client, bool last)
 	MemoryContext caller = MemoryContextSwitchTo(reader->scratch);
 
 	uds_ldap_page_emit(reader, &reader->page,
+					   last && reader->referrals != NIL && !reader->settings->follow_referrals ?
+					   psprintf("%s, page %d, references not followed: %d", reader->shown,
+								reader->page.number + 1, list_length(reader->referrals)) :
 					   psprintf("%s, page %d", reader->shown, reader->page.number + 1));
 	MemoryContextSwitchTo(caller);
 	MemoryContextReset(reader->scratch);
@@ -342,6 +348,94 @@ static const char *
 scope_name(int scope)
 {
 	return scope == LDAP_SCOPE_SUBTREE ? "subtree" : scope == LDAP_SCOPE_ONELEVEL ? "onelevel" : "base";
+}
+
+/* Runs the listing on the server that the client is for. */
+static bool
+list_here(LdapReader *reader, const char *stream)
+{
+	LdapSearch *search = &reader->search;
+	int64		begun = uds_ldap_clock();
+
+	reader->shown = psprintf("search \"%s\", %s, %s", search->base, scope_name(search->scope),
+							 search->filter);
+	for (int tries = 1;; tries++)
+	{
+		MemoryContext caller = CurrentMemoryContext;
+		bool		done;
+
+		uds_ldap_reader_require(reader);
+		uds_ldap_page_begin(&reader->page, stream);
+		reader->page.number = 0;
+		reader->referrals = NIL;
+		reader->client->fault.what = NULL;
+		done = uds_ldap_search(reader->client, search);
+		MemoryContextSwitchTo(caller);
+		if (done)
+			return true;
+		log_fault(reader, stream, reader->shown);
+		if (!reader->client->fault.passing)
+			return false;
+		wait_or_raise(reader, stream, tries, begun);
+	}
+}
+
+/* Where a reference leads: another server, and a base there. */
+static bool
+parse_reference(const char *reference, LdapUrl *url, char **base)
+{
+	LDAPURLDesc *parts = NULL;
+	bool		ok;
+
+	if (ldap_url_parse(reference, &parts) != LDAP_SUCCESS)
+		return false;
+	ok = parts->lud_host != NULL && parts->lud_host[0] != '\0';
+	if (ok)
+	{
+		*base = parts->lud_dn && parts->lud_dn[0] != '\0' ? pstrdup(parts->lud_dn) : NULL;
+		ok = uds_ldap_url_parse(psprintf(strchr(parts->lud_host, ':') ? "%s://[%s]:%d" : "%s://%s:%d",
+										 parts->lud_scheme, parts->lud_host, parts->lud_port), url);
+	}
+	ldap_free_urldesc(parts);
+	return ok && url->scheme != LDAP_SCHEME_SOCKET;
+}
+
+/*
+ * Goes on with the listing where the server says that it goes on, as the same
+ * account.  What cannot be read there is missing, so that it is an ERROR.
+ */
+static void
+follow(LdapReader *reader, const char *stream, const char *reference, int depth)
+{
+	LdapSettings settings = *reader->settings;
+	LdapClient *here = reader->client;
+	LdapServer	server = reader->server;
+	const char *base = reader->search.base;
+	LdapUrl		url = {0};
+	char	   *there = NULL;
+	List	   *further;
+	ListCell   *lc;
+
+	if (depth > MAX_REFERENCES || !parse_reference(reference, &url, &there))
+		ereport(ERROR,
+				(errcode(ERRCODE_PROTOCOL_VIOLATION),
+				 errmsg("could not read stream \"%s\" of source \"%s\": the server refers to \"%.200s\"%s",
+						stream, reader->source, reference,
+						depth > MAX_REFERENCES ? ", and so on" : ", which is no address of another server")));
+	settings.urls = &url;
+	settings.nurls = 1;
+	reader->client = uds_ldap_open(reader->source, &settings, here->totals);
+	if (there != NULL)
+		reader->search.base = there;
+	if (!list_here(reader, stream))
+		uds_ldap_reader_raise(reader, stream);
+	further = reader->referrals;
+	uds_ldap_close(reader->client);
+	foreach(lc, further)
+		follow(reader, stream, lfirst(lc), depth + 1);
+	reader->client = here;
+	reader->server = server;
+	reader->search.base = base;
 }
 
 /*
@@ -354,33 +448,21 @@ bool
 uds_ldap_try_list(LdapReader *reader, const char *stream)
 {
 	LdapSearch *search = &reader->search;
-	int64		begun = uds_ldap_clock();
+	ListCell   *lc;
 
 	search->arg = reader;
 	search->what = stream;
 	if (search->page == NULL)
 		search->page = take_page;
 	search->reference = take_reference;
-	reader->shown = psprintf("search \"%s\", %s, %s", search->base, scope_name(search->scope),
-							 search->filter);
-	for (int tries = 1;; tries++)
+	if (!list_here(reader, stream))
+		return false;
+	if (reader->settings->follow_referrals)
 	{
-		MemoryContext caller = CurrentMemoryContext;
-		bool		done;
-
-		uds_ldap_reader_require(reader);
-		uds_ldap_page_begin(&reader->page, stream);
-		reader->page.number = 0;
-		reader->client->fault.what = NULL;
-		done = uds_ldap_search(reader->client, search);
-		MemoryContextSwitchTo(caller);
-		if (done)
-			return true;
-		log_fault(reader, stream, reader->shown);
-		if (!reader->client->fault.passing)
-			return false;
-		wait_or_raise(reader, stream, tries, begun);
+		foreach(lc, reader->referrals)
+			follow(reader, stream, lfirst(lc), 1);
 	}
+	return true;
 }
 
 /*

@@ -67,6 +67,9 @@ uds_ldap_method(const LdapReader *reader)
 {
 	const char *word = reader->settings->incremental;
 
+	/* what other servers have is not asked for by what this one notes */
+	if (reader->settings->follow_referrals)
+		return LDAP_METHOD_NONE;
 	for (int i = 0; i < lengthof(method_names); i++)
 	{
 		if (strcmp(method_names[i], word) == 0)
