@@ -33,7 +33,7 @@ help:
 #: KEEP=1                         make check keeps its scratch directory
 
 deps:
-	$(TOOL)/deps.sh build demo check checkers
+	$(TOOL)/deps.sh build demo check checkers peers
 
 demo:
 	$(TOOL)/demo.sh

@@ -47,8 +47,11 @@ sub create_source
 {
 	my ($source, %over) = @_;
 	my %options = (%defaults, %over);
+	my $options = $json->encode(\%options);
 
-	query('SELECT uds_create_source(' . quote($source) . ', ' . quote($name) . ', ' . quote($json->encode(\%options)) . ', guard_min => 1000)');
+	# text of bytes is to stay so
+	utf8::downgrade($options, 1);
+	query('SELECT uds_create_source(' . quote($source) . ', ' . quote($name) . ', ' . quote($options) . ', guard_min => 1000)');
 	return;
 }
 

@@ -11,13 +11,14 @@ from check_faults import Faults, Process
 from check_feishu import Feishu
 from check_google import Google
 from check_keycloak import Keycloak
+from check_ldap import Ber, Client, Plain
 from check_okta import Okta
 from check_rest import Rest
 from check_scim import Scim
 from check_service import Control, Generator, Ids, Reading, Tokens
 
-__all__ = ["Control", "DingTalk", "Entra", "Faults", "Feishu", "Generator",
-           "Google", "Ids", "Keycloak", "Okta", "Process",
+__all__ = ["Ber", "Client", "Control", "DingTalk", "Entra", "Faults", "Feishu", "Generator",
+           "Google", "Ids", "Keycloak", "Okta", "Plain", "Process",
            "Rest", "Reading", "Scim", "Tokens"]
 
 if __name__ == "__main__":

@@ -351,6 +351,7 @@ part_tap()
 # deps.sh leaves alone what is there
 needs="build check"
 { ! wants fuzz && ! wants lint; } || needs="$needs checkers"
+! wants tap || needs="$needs peers"
 # shellcheck disable=SC2086
 "$tools/deps.sh" $needs
 pg_require

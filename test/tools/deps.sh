@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# deps.sh [build] [demo] [check] [checkers]: installs the Debian packages that these
+# deps.sh [build] [demo] [check] [checkers] [peers]: installs the Debian packages that these
 # need, as root or through sudo, and only those that are missing.  Says
 # nothing when nothing is.  PG_CONFIG chooses among several servers.
 set -eu
@@ -74,9 +74,30 @@ look_for_check()
 # install them is not the end.
 look_for_checkers()
 {
-	wanted=()
 	has_fuzzer >/dev/null 2>&1 || wanted+=(clang libclang-rt-dev)
 	command -v cppcheck >/dev/null || wanted+=(cppcheck)
+}
+
+# Servers that others wrote: without them the tests against them are skipped.
+look_for_peers()
+{
+	[ -x /usr/sbin/slapd ] || wanted+=(slapd)
+	command -v ldapsearch >/dev/null || wanted+=(ldap-utils)
+	[ -z "${UDS_TEST_LONG:-}" ] || [ -x /usr/sbin/samba ] || wanted+=(samba-ad-dc samba-ad-provision)
+}
+
+# What is good to have of what was asked for.
+look_for_wanted()
+{
+	local what
+
+	wanted=()
+	for what in "$@"; do
+		case $what in
+			checkers) look_for_checkers ;;
+			peers) look_for_peers ;;
+		esac
+	done
 }
 
 as_root()
@@ -98,17 +119,18 @@ server_version()
 	fi
 }
 
-[ $# -gt 0 ] || set -- build demo check checkers
+[ $# -gt 0 ] || set -- build demo check checkers peers
 pg_find
 for what in "$@"; do
 	case $what in
 		build) look_for_build ;;
 		demo) need python3 command -v python3 ;;
 		check) look_for_check ;;
-		checkers) look_for_checkers ;;
-		*) die "deps.sh knows build, demo, check and checkers, not $what" ;;
+		checkers | peers) ;;
+		*) die "deps.sh knows build, demo, check, checkers and peers, not $what" ;;
 	esac
 done
+look_for_wanted "$@"
 [ ${#missing[@]} -gt 0 ] || [ ${#wanted[@]} -gt 0 ] || exit 0
 
 if [ "$(id -u)" != 0 ] && ! command -v sudo >/dev/null; then
@@ -141,9 +163,11 @@ if [ ${#missing[@]} -gt 0 ]; then
 	fi
 fi
 # the server's headers may have brought the compiler along
-[ ${#wanted[@]} -eq 0 ] || look_for_checkers
+[ ${#wanted[@]} -eq 0 ] || look_for_wanted "$@"
 if [ ${#wanted[@]} -gt 0 ]; then
-	echo "installing packages for fuzzing and lint: ${wanted[*]}"
+	echo "installing packages for fuzzing, lint and tests: ${wanted[*]}"
+	# a directory of the machine's own is nobody's wish
+	echo "slapd slapd/no_configuration boolean true" | as_root debconf-set-selections >/dev/null 2>&1 || true
 	if ! as_root apt-get install -q -y --no-install-recommends "${wanted[@]}" >"$log" 2>&1; then
 		echo "they could not be installed; what needs them will be skipped"
 	fi
