@@ -67,6 +67,16 @@ pick_text(const char *json, size_t len, const char *name)
 	return copy;
 }
 
+static bool
+is_object(const char *json)
+{
+	cJSON	   *object = cJSON_Parse(json);
+	bool		is = cJSON_IsObject(object);
+
+	cJSON_Delete(object);
+	return is;
+}
+
 /* Whether the signature over an encrypted text is right. */
 static bool
 check_signature(UdsEnvelope *envelope, const char *encrypted)
@@ -148,10 +158,11 @@ open_wecom(UdsEnvelope *envelope)
 		(message = decrypt(envelope, encrypted)) == NULL)
 		return false;
 	start = strspn(message, " \t\r\n");
-	envelope->event = message[start] == '{' ? message :
-		uds_xml_to_json(message, strlen(message), &problem);
-	if (envelope->event == NULL)
-		return refuse(envelope, 400, problem);
+	if (message[start] != '{')
+		message = uds_xml_to_json(message, strlen(message), &problem);
+	if (message == NULL || !is_object(message))
+		return refuse(envelope, 400, "it is neither XML nor JSON of an event");
+	envelope->event = message;
 	return accept_with(envelope, TEXT_TYPE, pstrdup("success"));
 }
 
