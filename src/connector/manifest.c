@@ -47,7 +47,9 @@ read_option(UdsManifestReader *reader, const cJSON *item, const char *path,
 		return true;
 	if (option->required || option->secret)
 		return uds_reader_fail(reader, path, "a required or secret option has no default");
-	if (strcmp(option->name, "ca_file") == 0)
+	if (strcmp(option->name, "ca_file") == 0 ||
+		strcmp(option->name, "client_cert_file") == 0 ||
+		strcmp(option->name, "client_key_file") == 0)
 		return uds_reader_fail(reader, path, "has no default, since only superusers may name files");
 	option->default_value = uds_json_text(value);
 	if (option->default_value == NULL)

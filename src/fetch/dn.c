@@ -287,6 +287,9 @@ read_type(Scan *scan, StringInfo out)
 		appendStringInfoChar(out, pg_ascii_tolower((unsigned char) *scan->p++));
 	if (scan->p == begin)
 		return false;
+	/* the usual ones are short, and have no other name that is as short */
+	if (scan->p - begin <= 3 && out->data[first] != 'g')
+		return true;
 	for (int i = 0; i < (int) lengthof(aliases); i++)
 	{
 		if (strcmp(out->data + first, aliases[i].name) != 0)
@@ -369,7 +372,7 @@ read_plain(Scan *scan, StringInfo value)
 {
 	int			solid = 0;
 
-	while (scan->p < scan->end && strchr(",;+", *scan->p) == NULL)
+	while (scan->p < scan->end && *scan->p != ',' && *scan->p != ';' && *scan->p != '+')
 	{
 		bool		blank = *scan->p == ' ';
 

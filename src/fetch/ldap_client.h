@@ -110,6 +110,7 @@ typedef struct LdapClient
 	LdapChannel *channel;
 	int			fd;
 	bool		reserved_fd;
+	int64		heard;			/* when the last message came */
 
 	/* in use, to be freed */
 	LDAPMessage *message;

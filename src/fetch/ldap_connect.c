@@ -319,6 +319,10 @@ bind_client(LdapClient *client)
 	}
 	if (settings->bind_dn == NULL)
 		return true;			/* who does not bind is anonymous */
+	if (settings->password == NULL)
+		return fail_text(client, ERRCODE_INVALID_AUTHORIZATION_SPECIFICATION, false,
+						 psprintf("bind as \"%s\": there is no password", settings->bind_dn),
+						 "Set option \"password\". Without one, many servers bind nobody and call that a success.");
 	credentials.bv_val = unconstify(char *, settings->password);
 	credentials.bv_len = strlen(settings->password);
 	code = ldap_sasl_bind(client->ld, settings->bind_dn, LDAP_SASL_SIMPLE, &credentials,

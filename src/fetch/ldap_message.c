@@ -256,7 +256,8 @@ uds_ldap_next(LdapClient *client, int msgid, int64 *deadline)
 
 		if (kind > 0)
 		{
-			*deadline = uds_ldap_clock() + uds_http_timeout;
+			client->heard = uds_ldap_clock();
+			*deadline = client->heard + uds_http_timeout;
 			return true;
 		}
 		if (kind < 0)

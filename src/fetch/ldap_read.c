@@ -177,6 +177,7 @@ log_fault(LdapReader *reader, const char *stream, const char *request)
 
 /*
  * After a fault: waits, and returns if it is worth another try; else ERROR.
+ * One that says nothing is not asked for ever.
  */
 static void
 wait_or_raise(LdapReader *reader, const char *stream, int tries, int64 begun)
@@ -185,7 +186,7 @@ wait_or_raise(LdapReader *reader, const char *stream, int tries, int64 begun)
 
 	uds_ldap_disconnect(reader->client);
 	if (!reader->client->fault.passing || tries > uds_http_retries ||
-		uds_ldap_clock() - begun > limit + limit / 2)
+		uds_ldap_clock() - Max(begun, reader->client->heard) > limit + limit / 2)
 		uds_ldap_reader_raise(reader, stream);
 	uds_ldap_pause(uds_backoff_delay(tries, uds_http_retry_delay,
 									 Max(MAX_DELAY, uds_http_retry_delay),

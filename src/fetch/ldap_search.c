@@ -140,34 +140,49 @@ read_page(LdapClient *client, const LdapSearch *search, int msgid)
 	return false;
 }
 
+/* Asks for a page; the cookie is used up. */
+static bool
+ask(LdapClient *client, const LdapSearch *search, struct berval *cookie, int *msgid)
+{
+	int			code = send_request(client, search, cookie, msgid);
+
+	if (cookie->bv_val != NULL)
+		pfree(cookie->bv_val);
+	cookie->bv_val = NULL;
+	return code == LDAP_SUCCESS ||
+		uds_ldap_fail_code(client, code, psprintf("search of %s", search->what), NULL);
+}
+
 /*
  * Runs a search to its end.  False with the fault noted if it did not come
  * there; what was told until then is a part.  Raises what interrupts and
  * those who are told raise.
+ *
+ * The next page is asked for before anybody is told of this one, so that the
+ * server works on it meanwhile.
  */
 bool
 uds_ldap_search(LdapClient *client, const LdapSearch *search)
 {
 	struct berval cookie = {0, NULL};
+	int			msgid = -1;
+	bool		more = true;
 
-	do
+	if (!ask(client, search, &cookie, &msgid))
+		return false;
+	while (more)
 	{
-		int			msgid = -1;
-		int			code = send_request(client, search, &cookie, &msgid);
-
-		if (cookie.bv_val != NULL)
-			pfree(cookie.bv_val);
-		cookie.bv_val = NULL;
-		if (code != LDAP_SUCCESS)
-			return uds_ldap_fail_code(client, code, psprintf("search of %s", search->what), NULL);
 		if (!read_page(client, search, msgid) || !take_cookie(client, search, &cookie))
 		{
 			uds_ldap_release(client);
 			return false;
 		}
+		more = cookie.bv_len > 0 && !search->first_page_only;
+		if (more && !ask(client, search, &cookie, &msgid))
+			return false;
 		search->page(search->arg, client, cookie.bv_len == 0);
 		uds_ldap_release(client);
-	} while (cookie.bv_len > 0 && !search->first_page_only);
+	}
 	return true;
 }
 

@@ -367,6 +367,71 @@ check_pick(void)
 	cJSON_Delete(root);
 }
 
+static const char *const native =
+"{\"manifest\": 1, \"title\": \"D\", \"native\": \"ldap\","
+" \"options\": {\"preset\": {\"default\": \"a\"}, \"filter\": {}, \"key\": {\"secret\": true}},"
+" \"presets\": {\"a\": {\"filter\": \"(a=1)\"}, \"b\": {\"filter\": \"(b=1)\"}},"
+" \"plans\": [{\"name\": \"full\", \"streams\": [\"users\"]}],"
+" \"streams\": {\"users\": {\"type\": \"user\", \"attributes\": [\"cn\", \"mail\"], \"records\": \"$[*]\","
+"  \"fields\": {\"uid\": \"$._id\"}}}}";
+
+/* The manifest of a directory with one piece put otherwise, parsed. */
+static void
+native_is(const char *piece, const char *other, const char *expected)
+{
+	const char *at = strstr(native, piece);
+	char	   *error = NULL;
+	char	   *text = psprintf("%.*s%s%s", (int) (at - native), native, other, at + strlen(piece));
+
+	is(uds_manifest_parse(text, &error) != NULL ? "accepted" : error, expected, expected);
+}
+
+/* The value that an option has, given some. */
+static void
+preset_is(const char *options, const char *expected)
+{
+	char	   *error = NULL;
+	int			count;
+	UdsVariable *values = uds_manifest_option_values(uds_manifest_parse(native, &error), options, &count);
+
+	for (int i = 0; i < count; i++)
+	{
+		if (strcmp(values[i].name, "options.filter") == 0)
+			is(values[i].value, expected, psprintf("filter, given %s", options));
+	}
+}
+
+static void
+check_native(void)
+{
+	char	   *error = NULL;
+	UdsManifest *manifest = uds_manifest_parse(native, &error);
+
+	is(error, "none", "the manifest of a directory is accepted");
+	is(manifest->native, UDS_NATIVE_LDAP, "it is native");
+	ok(!manifest->streams[0].has_request && manifest->streams[0].attributes.count == 2,
+	   "its stream has no request, but attributes");
+	native_is("\"native\": \"ldap\",", "", "$: missing \"base_url\"");
+	native_is("\"ldap\"", "\"ftp\"", "$.native: must be \"ldap\"");
+	native_is("\"plans\"", "\"auth\": {}, \"plans\"", "$: \"native\" does not go with \"auth\"");
+	native_is("\"type\": \"user\"", "\"type\": \"user\", \"request\": {\"path\": \"/\"}",
+			  "$.streams.users: \"native\" does not go with \"request\"");
+	native_is("\"type\": \"user\"", "\"type\": \"user\", \"synthesize\": {}",
+			  "$.streams.users: \"native\" does not go with \"synthesize\"");
+	native_is("[\"cn\", \"mail\"]", "[]", "$.streams.users.attributes: must not be empty");
+	native_is("\"preset\": {\"default\": \"a\"}, ", "", "$.presets: needs an option \"preset\"");
+	native_is("{\"filter\": \"(b=1)\"}", "{\"key\": \"x\"}",
+			  "$.presets.b.key: must be an option that is neither required nor secret and has no default");
+	native_is("{\"filter\": \"(b=1)\"}", "{\"filter\": 1}", "$.presets.b.filter: must be a text");
+	native_is("{\"filter\": \"(b=1)\"}", "7", "$.presets.b: must be an object");
+	breaks("\"merge\": true,", "\"attributes\": [\"cn\"],",
+		   "$.streams.users: \"attributes\" goes with \"native\" only");
+	preset_is("{}", "(a=1)");
+	preset_is("{\"preset\": \"b\"}", "(b=1)");
+	preset_is("{\"preset\": \"b\", \"filter\": \"(c=1)\"}", "(c=1)");
+	preset_is("{\"preset\": \"c\"}", "none");
+}
+
 int
 main(void)
 {
@@ -388,6 +453,7 @@ main(void)
 	check_fields();
 	check_more();
 	check_pick();
+	check_native();
 	printf("1..%d\n", tests);
 	return failures > 0;
 }
