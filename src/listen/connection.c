@@ -25,6 +25,7 @@
 
 static dlist_head connections = DLIST_STATIC_INIT(connections);
 static int	first_grant = 0;
+static uint64 ended = 0;
 
 /*
  * Milliseconds on a clock that nobody sets.
@@ -107,6 +108,7 @@ uds_connection_notify(void *arg, struct MHD_Connection *mhd, void **socket_conte
 			return;
 		dlist_delete(&connection->node);
 		free(connection);
+		ended++;
 		ReleaseExternalFD();
 		*socket_context = NULL;
 		return;
@@ -143,6 +145,15 @@ uds_connections_expire(void)
 		/* libmicrohttpd finds out and closes it */
 		shutdown(connection->fd, SHUT_RDWR);
 	}
+}
+
+/*
+ * How many connections have ended since the process began.
+ */
+uint64
+uds_connections_ended(void)
+{
+	return ended;
 }
 
 /*

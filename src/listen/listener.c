@@ -130,7 +130,10 @@ uds_listener_register(void)
  * Settings
  */
 
-/* Whether the files hold something else than before; takes what they hold. */
+/*
+ * Takes what the files for TLS hold; whether that is something else than
+ * before.  ERROR if it cannot be used, and nothing was taken.
+ */
 static bool
 load_certificate(void)
 {
@@ -139,10 +142,7 @@ load_certificate(void)
 	bool		same;
 
 	if (uds_listen_tls_cert[0] != '\0')
-	{
-		new_certificate = uds_listen_read_pem(uds_listen_tls_cert, false);
-		new_key = uds_listen_read_pem(uds_listen_tls_key, true);
-	}
+		uds_listen_read_tls(&new_certificate, &new_key);
 	same = certificate == NULL ? new_certificate == NULL :
 		new_certificate != NULL && strcmp(certificate, new_certificate) == 0 &&
 		strcmp(certificate_key, new_key) == 0;
@@ -151,6 +151,34 @@ load_certificate(void)
 	certificate = new_certificate;
 	certificate_key = new_key;
 	return !same;
+}
+
+/* The same while the listener runs: what cannot be used is not taken. */
+static bool
+reload_certificate(void)
+{
+	volatile bool changed = false;
+
+	PG_TRY();
+	{
+		changed = load_certificate();
+	}
+	PG_CATCH();
+	{
+		ErrorData  *edata;
+
+		MemoryContextSwitchTo(request_context);
+		edata = CopyErrorData();
+		FlushErrorState();
+		ereport(LOG,
+				(errcode(edata->sqlerrcode),
+				 errmsg("%s", edata->message),
+				 errdetail("The listener goes on with the certificate that it has."),
+				 edata->hint ? errhint("%s", edata->hint) : 0));
+		MemoryContextReset(request_context);
+	}
+	PG_END_TRY();
+	return changed;
 }
 
 static void
@@ -459,7 +487,7 @@ reload(WaitEventSet *set, int *socket)
 	ConfigReloadPending = false;
 	ProcessConfigFile(PGC_SIGHUP);
 	set_limits();
-	if (!load_certificate())
+	if (!reload_certificate())
 		return set;
 	FreeWaitEventSet(set);
 	/* with the server goes its socket */

@@ -435,12 +435,22 @@ uds_server_fd(void)
 
 /*
  * Does what there is to do, without waiting.
+ *
+ * At the limit of connections libmicrohttpd does not listen.  It looks at the
+ * beginning of a run whether it can again, so when connections have ended in
+ * this one, another run must follow.
  */
 void
 uds_server_run(void)
 {
+	uint64		before;
+
 	uds_connections_expire();
-	(void) MHD_run(daemon_);
+	do
+	{
+		before = uds_connections_ended();
+		(void) MHD_run(daemon_);
+	} while (uds_connections_ended() != before);
 }
 
 /*

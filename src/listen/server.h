@@ -62,6 +62,6 @@ extern int64 uds_server_clock(void);
 
 /* socket.c */
 extern int	uds_listen_open_socket(void);
-extern char *uds_listen_read_pem(const char *path, bool is_key);
+extern void uds_listen_read_tls(char **certificate, char **key);
 
 #endif							/* UDS_LISTEN_SERVER_H */

@@ -16,6 +16,10 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <openssl/err.h>
+#include <openssl/pem.h>
+#include <openssl/x509.h>
+
 #include "storage/fd.h"
 
 #include "listen/server.h"
@@ -83,19 +87,16 @@ uds_listen_open_socket(void)
 	return fd;
 }
 
-/*
- * Reads a PEM file into malloc'ed memory.  ERROR if it cannot be read, or holds
- * a private key that others may read.
- */
-char *
-uds_listen_read_pem(const char *path, bool is_key)
+/* Reads a PEM file, palloc'd; ERROR if it cannot be read as it should be. */
+static char *
+read_pem(const char *path, bool is_key)
 {
 	struct stat found;
 	char	   *text;
 	FILE	   *file;
 	size_t		len;
 
-	if (stat(path, &found) != 0 || (file = AllocateFile(path, PG_BINARY_R)) == NULL)
+	if (stat(path, &found) != 0)
 		ereport(ERROR,
 				(errcode_for_file_access(),
 				 errmsg("uds: could not read \"%s\" for TLS: %m", path)));
@@ -105,11 +106,57 @@ uds_listen_read_pem(const char *path, bool is_key)
 				(errcode(ERRCODE_CONFIG_FILE_ERROR),
 				 errmsg("uds: private key file \"%s\" can be read by others", path),
 				 errhint("It must have permissions u=rw (0600) or less if owned by the server's user, or u=rw,g=r (0640) if owned by root.")));
-	text = malloc(MAX_PEM + 1);
-	if (text == NULL)
-		ereport(ERROR, (errcode(ERRCODE_OUT_OF_MEMORY), errmsg("out of memory")));
+	text = palloc(MAX_PEM + 1);
+	file = AllocateFile(path, PG_BINARY_R);
+	if (file == NULL)
+		ereport(ERROR,
+				(errcode_for_file_access(),
+				 errmsg("uds: could not read \"%s\" for TLS: %m", path)));
 	len = fread(text, 1, MAX_PEM, file);
 	FreeFile(file);
 	text[len] = '\0';
 	return text;
+}
+
+/* Whether the first certificate of a PEM text is that of a private key. */
+static bool
+belong_together(const char *certificate, const char *key)
+{
+	BIO		   *certificate_bio = BIO_new_mem_buf(certificate, -1);
+	BIO		   *key_bio = BIO_new_mem_buf(key, -1);
+	X509	   *x509 = certificate_bio ? PEM_read_bio_X509(certificate_bio, NULL, NULL, NULL) : NULL;
+	EVP_PKEY   *private = key_bio ? PEM_read_bio_PrivateKey(key_bio, NULL, NULL, "") : NULL;
+	bool		good = x509 != NULL && private != NULL && X509_check_private_key(x509, private) == 1;
+
+	EVP_PKEY_free(private);
+	X509_free(x509);
+	BIO_free(key_bio);
+	BIO_free(certificate_bio);
+	ERR_clear_error();
+	return good;
+}
+
+/*
+ * Reads certificate and key for TLS, in malloc'ed memory.  ERROR if they cannot
+ * be read, others may read the key, or they do not belong together.
+ */
+void
+uds_listen_read_tls(char **certificate, char **key)
+{
+	char	   *new_certificate = read_pem(uds_listen_tls_cert, false);
+	char	   *new_key = read_pem(uds_listen_tls_key, true);
+
+	if (!belong_together(new_certificate, new_key))
+		ereport(ERROR,
+				(errcode(ERRCODE_CONFIG_FILE_ERROR),
+				 errmsg("uds: \"%s\" and \"%s\" are not a certificate and its private key",
+						uds_listen_tls_cert, uds_listen_tls_key),
+				 errhint("Both must be PEM, the key without a passphrase.")));
+	*certificate = strdup(new_certificate);
+	*key = strdup(new_key);
+	if (*certificate == NULL || *key == NULL)
+		ereport(ERROR, (errcode(ERRCODE_OUT_OF_MEMORY), errmsg("out of memory")));
+	OPENSSL_cleanse(new_key, strlen(new_key));
+	pfree(new_certificate);
+	pfree(new_key);
 }
