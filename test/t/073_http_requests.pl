@@ -199,7 +199,9 @@ answer_all(
 		# with these the reply may be lost, since the body is not read
 		[ 'one that was not waited for', qr/^(?:413)?$/, post_text($key, $inner . ' ' x 1_100_000, 'Expect: 100-continue') ],
 		[ 'one for nobody, that was not waited for', qr/^(?:404)?$/,
-			"POST /missing HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\n$length\r\n\r\n$inner" ]));
+			"POST /missing HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\n$length\r\n\r\n$inner" ],
+		[ 'a body of two lengths', $nothing, post_text($key, $inner, 'Content-Length: 0', $length) ],
+		[ 'a body of chunks and a length', $nothing, post_text($key, "0\r\n\r\n$inner", $te, 'Content-Length: ' . length("0\r\n\r\n$inner")) ]));
 is(there('smuggled'), '0|0|0', 'is not done');
 restart_listener($node, 'uds.http_client_timeout' => '5min');
 
@@ -222,13 +224,18 @@ answers('HTTP/1.0', '200', "GET /healthz HTTP/1.0\r\n\r\n");
 # Several requests in one piece
 #
 my @uids = map { "pipe$_" } 1 .. 30;
-my $no_key = post_text(undef, users_json('nobody'));
-my @replies = ask($port, join('', map { (post_text($key, users_json($_)), $_ eq 'pipe7' ? $no_key : $health) } @uids), count => 60);
+my %between = (
+	pipe7 => [ 401, post_text(undef, users_json('nobody')) ],
+	pipe9 => [ 404, get_text('/missing') ],
+	pipe11 => [ 405, get_text('/api/userData:push') ],
+	pipe13 => [ 415, post_text($key, users_json('nobody'), 'Content-Type: text/plain') ]);
+my @replies = ask($port, join('', map { (post_text($key, users_json($_)), ($between{$_} // [ 200, $health ])->[1]) } @uids), count => 60);
 
-is(statuses(@replies), join(' ', map { $_ == 7 ? '200 401' : '200 200' } 1 .. 30), 'sixty requests in one piece: each is answered, in order');
+is(statuses(@replies), join(' ', map { '200 ' . ($between{"pipe$_"} // [200])->[0] } 1 .. 30), 'sixty requests in one piece: each is answered, in order');
 my @tasks = map { $_->{body} =~ /"task": ?(\d+)/ ? $1 : () } @replies;
 is_deeply(\@tasks, [ sort { $a <=> $b } @tasks ], 'one after the other');
 is(there(@uids), '30|30|30', 'and done once');
+is(there('nobody'), '0|0|0', 'what is refused between them is not');
 $taken += 30;
 
 
