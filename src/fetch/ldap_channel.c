@@ -99,6 +99,8 @@ describe_error(char *text, size_t size)
 	unsigned long code = ERR_get_error();
 	const char *reason = code != 0 ? ERR_reason_error_string(code) : NULL;
 
+	if (ERR_GET_LIB(code) == ERR_LIB_SYS)
+		reason = strerror(ERR_GET_REASON(code));
 	strlcpy(text, reason ? reason : "unknown error", size);
 	ERR_clear_error();
 }
