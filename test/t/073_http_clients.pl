@@ -181,6 +181,8 @@ foreach (1 .. 3)
 	is(statuses(read_replies($first[0], 1)), '200', 'with twenty there, these are served');
 }
 ok(!IO::Select->new($waiting)->can_read(0) || $waiting->eof, 'one more in all is not');
+close $_ foreach @second;
+is(statuses(read_replies($waiting, 1)), '200', 'until there is room');
 undef $_ foreach (@first, @second, @third);
 
 #
@@ -265,6 +267,35 @@ $node->reload;
 comes_true(sub { $subject->() eq 'two' }, 'is another one after a reload');
 $idle->finish;
 like(curl('/healthz', @trust), qr/^200 /, 'and good');
+
+# those that cannot be used
+my @pids = sort(listener_pids($node));
+
+sub stays
+{
+	my ($name, $pattern) = @_;
+	my $log = -s $node->logfile;
+
+	$node->reload;
+	# both processes say so
+	$node->wait_for_log(qr/$pattern.*$pattern/s, $log);
+	is($subject->(), 'two', "after a reload with $name, the one before stays");
+	is_deeply([ sort(listener_pids($node)) ], \@pids, 'and so do the processes');
+	return;
+}
+
+rename "$directory/server.pem", "$directory/two.pem";
+stays('a certificate that is not there', qr/uds: could not read "[^"]*" for TLS: No such file/);
+append_to_file("$directory/server.pem", 'none');
+stays('a certificate that is none', qr/uds: "[^"]*" and "[^"]*" are not a certificate and its private key/);
+chmod 0644, "$directory/server.key";
+stays('a key that others can read', qr/uds: private key file "[^"]*" can be read by others/);
+chmod 0600, "$directory/server.key";
+rename "$directory/server.key", "$directory/two.key";
+make_certificate('three');
+rename "$directory/two.key", "$directory/server.key";
+stays('a key of another one', qr/uds: "[^"]*" and "[^"]*" are not a certificate and its private key/);
+
 
 #
 # Behind a proxy; keys that are wrong
