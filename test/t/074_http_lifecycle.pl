@@ -181,6 +181,11 @@ is(asked(port_of($three), post_text($key_before, '{}')), '401', 'the old one is 
 #
 # DROP EXTENSION; DROP DATABASE; the port is taken
 #
+my @pids = sort(listener_pids($one));
+in_time($one, 'BEGIN; DROP EXTENSION uds; ROLLBACK', 'the extension is dropped, and that is rolled back', 'hr');
+serves($one, $key_one, 'the listener did not notice');
+is_deeply([ sort(listener_pids($one)) ], \@pids, 'and is the same');
+
 $crowd = crowd($one, $key_one);
 in_time($one, 'DROP EXTENSION uds', 'the extension is dropped while clients are connected and push', 'hr');
 closed($crowd, 'its extension is dropped');
