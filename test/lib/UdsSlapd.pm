@@ -96,7 +96,8 @@ sub units
 	return @units;
 }
 
-# person($i): name and attributes of somebody of the company
+# person($i): name and attributes of somebody of the company, who was there long
+# before the test
 sub person
 {
 	my ($i, $units) = @_;
@@ -107,7 +108,8 @@ sub person
 	return ("uid=$uid," . $units->[ $i % @$units ],
 		objectClass => 'inetOrgPerson', uid => $uid, cn => $name, sn => $surname, displayName => "$name $i",
 		mail => "$uid\@example.test", telephoneNumber => sprintf('+1 555 %07d', $i),
-		title => ('Engineer', 'Manager', 'Analyst')[ $i % 3 ], employeeNumber => $i);
+		title => ('Engineer', 'Manager', 'Analyst')[ $i % 3 ], employeeNumber => $i,
+		modifyTimestamp => '20260101080000Z', createTimestamp => '20260101080000Z');
 }
 
 # company($people): in LDIF.  Everybody but every tenth has somebody of the
@@ -207,13 +209,14 @@ sub write_configuration
 {
 	my ($self) = @_;
 	my %a = %{ $self->{arguments} };
+	my @modules = grep { ($a{overlays} // '') =~ /\b$_\b/ } 'syncprov', 'memberof', 'retcode', 'ppolicy';
 	my $tls = $a{certificate} ? "TLSCertificateFile $a{certificate}.pem\nTLSCertificateKeyFile $a{certificate}.key\n" : '';
 
-	$tls .= "TLSCACertificateFile $a{authority}\nTLSVerifyClient try\n" if $a{authority};
+	$tls .= "TLSCACertificateFile $a{authority}\nTLSVerifyClient try\n" if $a{certificate} && $a{authority};
 	unlink "$self->{folder}/slapd.conf";
 	append_to_file("$self->{folder}/slapd.conf", join "\n",
 		(map { "include $schemas/$_.schema" } 'core', 'cosine', 'inetorgperson', 'nis'),
-		'modulepath /usr/lib/ldap', (map { "moduleload $_.la" } 'back_mdb', 'syncprov', 'memberof', 'retcode', 'ppolicy'),
+		'modulepath /usr/lib/ldap', (map { "moduleload $_.la" } 'back_mdb', @modules),
 		"pidfile $self->{folder}/slapd.pid", "argsfile $self->{folder}/slapd.args", $tls,
 		$a{limits} // 'sizelimit size.soft=500 size.hard=1000 size.pr=1000 size.prtotal=unlimited',
 		'database mdb', "suffix \"$base\"", "rootdn \"$admin\"", "rootpw $password", "directory $self->{folder}/db", 'maxsize 1073741824',
@@ -283,6 +286,29 @@ sub stop
 	kill 'INT', $self->{pid};
 	waitpid $self->{pid}, 0;
 	$self->{pid} = undef;
+	return;
+}
+
+# save($name), restore($name): the whole database, while the server is stopped for
+# a moment
+sub save
+{
+	my ($self, $name) = @_;
+
+	$self->stop;
+	system_or_bail('cp', '-r', "$self->{folder}/db", "$self->{folder}/$name");
+	$self->restart;
+	return;
+}
+
+sub restore
+{
+	my ($self, $name) = @_;
+
+	$self->stop;
+	system_or_bail('rm', '-r', "$self->{folder}/db");
+	system_or_bail('cp', '-r', "$self->{folder}/$name", "$self->{folder}/db");
+	$self->restart;
 	return;
 }
 
