@@ -26,6 +26,7 @@
 static dlist_head connections = DLIST_STATIC_INIT(connections);
 static int	first_grant = 0;
 static uint64 ended = 0;
+static int	count = 0;
 
 /*
  * Milliseconds on a clock that nobody sets.
@@ -109,6 +110,7 @@ uds_connection_notify(void *arg, struct MHD_Connection *mhd, void **socket_conte
 		dlist_delete(&connection->node);
 		free(connection);
 		ended++;
+		count--;
 		ReleaseExternalFD();
 		*socket_context = NULL;
 		return;
@@ -124,6 +126,7 @@ uds_connection_notify(void *arg, struct MHD_Connection *mhd, void **socket_conte
 	name_address(MHD_get_connection_info(mhd, MHD_CONNECTION_INFO_CLIENT_ADDRESS)->client_addr,
 				 connection->address, sizeof(connection->address));
 	dlist_push_tail(&connections, &connection->node);
+	count++;
 }
 
 /*
@@ -154,6 +157,15 @@ uint64
 uds_connections_ended(void)
 {
 	return ended;
+}
+
+/*
+ * How many there are.
+ */
+int
+uds_connections_count(void)
+{
+	return count;
 }
 
 /*

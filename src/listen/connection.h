@@ -35,6 +35,7 @@ extern void uds_connections_limit(int ms);
 extern void uds_connections_expire(void);
 extern int64 uds_connections_deadline(void);
 extern uint64 uds_connections_ended(void);
+extern int	uds_connections_count(void);
 
 /* headers.c */
 extern int64 uds_headers_length(struct MHD_Connection *mhd);

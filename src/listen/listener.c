@@ -16,6 +16,8 @@
  *	a task applies, or a row		the push is put back and tried again until
  *	is locked						it is answered or PATIENCE is over: 503;
  *									callbacks and health go on meanwhile
+ *	a large push					the others take new connections meanwhile; one at
+ *									a time is worked on
  *	an ERROR						rolled back, logged; the client gets 500 and
  *									no word of it
  *	the extension is not there,		503; one line in the log per minute
@@ -72,6 +74,9 @@
 /* how long it is tried again, and what the client is told then */
 #define PATIENCE_MS 25000
 #define BUSY_SECONDS 5
+
+/* bytes of a push that takes longer than services wait for their reply */
+#define LARGE_BODY (512 * 1024)
 
 /* requests answered before the network is looked at again */
 #define TURN 32
@@ -196,17 +201,18 @@ set_limits(void)
 }
 
 static void
-start_server(int socket)
+start_server(void)
 {
 	char		error[256];
 
-	if (!uds_server_start(socket, certificate, certificate_key, uds_listen_max_connections,
+	if (!uds_server_start(certificate, certificate_key, uds_listen_max_connections,
 						  uds_listen_max_per_address, error, sizeof(error)))
 		ereport(ERROR,
 				(errcode(ERRCODE_CONFIG_FILE_ERROR),
 				 errmsg("uds: could not serve HTTP on address \"%s\", port %d: %s",
 						uds_listen_address, uds_listen_port, error),
 				 certificate ? errhint("See whether uds.http_tls_cert and uds.http_tls_key belong together.") : 0));
+	uds_gate_add_server(uds_server_fd());
 }
 
 /*
@@ -397,6 +403,40 @@ ask_database(UdsHttpCall *call, Answer *answer)
 	return done;
 }
 
+/*
+ * Answers a push that takes long in the database, if no other process is at
+ * one: these would only wait for each other, and with them all who ask for
+ * something else.
+ */
+static bool
+answer_large_push(UdsHttpCall *call, Answer *answer)
+{
+	bool		done;
+
+	if (!uds_listener_claim_large())
+	{
+		if (uds_server_clock() - call->since < PATIENCE_MS)
+			return false;
+		set_error(answer, 503, BUSY_SECONDS, "the server is busy");
+		return true;
+	}
+	if (uds_listen_workers > 1)
+		uds_gate_close();
+	done = ask_database(call, answer);
+	uds_gate_open();
+	uds_listener_release_large();
+	return done;
+}
+
+/* Has a request answered; false if it is to be tried again. */
+static bool
+try_request(UdsHttpCall *call, Answer *answer)
+{
+	if (call->route.kind == UDS_ROUTE_PUSH && !call->only_key && call->body.len > LARGE_BODY)
+		return answer_large_push(call, answer);
+	return ask_database(call, answer);
+}
+
 /* Answers a request, or puts it back; false: pushes have to wait. */
 static bool
 answer_request(UdsHttpCall *call)
@@ -407,7 +447,7 @@ answer_request(UdsHttpCall *call)
 
 	if (wait > 0)
 		set_error(&answer, 429, wait, "too many requests with a wrong key or signature");
-	else if (!ask_database(call, &answer))
+	else if (!try_request(call, &answer))
 	{
 		uds_server_postpone(call, RETRY_MS);
 		return false;
@@ -476,25 +516,21 @@ make_wait_set(void)
 
 	AddWaitEventToSet(set, WL_LATCH_SET, PGINVALID_SOCKET, MyLatch, NULL);
 	AddWaitEventToSet(set, WL_EXIT_ON_PM_DEATH, PGINVALID_SOCKET, NULL, NULL);
-	AddWaitEventToSet(set, WL_SOCKET_READABLE, uds_server_fd(), NULL, NULL);
+	AddWaitEventToSet(set, WL_SOCKET_READABLE, uds_gate_fd(), NULL, NULL);
 	return set;
 }
 
-/* Takes settings that changed; the server may be another one afterwards. */
-static WaitEventSet *
-reload(WaitEventSet *set, int *socket)
+/* Takes settings that changed. */
+static void
+reload(void)
 {
 	ConfigReloadPending = false;
 	ProcessConfigFile(PGC_SIGHUP);
 	set_limits();
 	if (!reload_certificate())
-		return set;
-	FreeWaitEventSet(set);
-	/* with the server goes its socket */
+		return;
 	uds_server_stop();
-	*socket = uds_listen_open_socket();
-	start_server(*socket);
-	return make_wait_set();
+	start_server();
 }
 
 /*
@@ -507,13 +543,12 @@ uds_listener_main(Datum arg)
 	WaitEventSet *set;
 	WaitEvent	event;
 	uint32		wait_event;
-	int			socket;
 
 	connect_to_database(DatumGetInt32(arg));
 	(void) load_certificate();
-	socket = uds_listen_open_socket();
 	set_limits();
-	start_server(socket);
+	start_server();
+	uds_gate_open();
 	set = make_wait_set();
 	wait_event = uds_wait_event("UdsListenerMain");
 	uds_xact_idle_activity("uds: waiting for requests over HTTP");
@@ -525,7 +560,7 @@ uds_listener_main(Datum arg)
 	{
 		CHECK_FOR_INTERRUPTS();
 		if (ConfigReloadPending)
-			set = reload(set, &socket);
+			reload();
 		uds_server_run();
 		if (answer_some())
 			continue;

@@ -380,12 +380,12 @@ handle(void *arg, struct MHD_Connection *mhd, const char *path, const char *meth
 }
 
 /*
- * Starts the server on a socket that listens and does not block.  Certificate
- * and key are PEM texts, or both NULL.  Returns false with a message, if the
+ * Starts the server, without connections so far.  Certificate and key are PEM
+ * texts, or both NULL.  Returns false with a message, if the
  * library cannot.
  */
 bool
-uds_server_start(int socket, const char *certificate, const char *key,
+uds_server_start(const char *certificate, const char *key,
 				 int max_connections, int connections_per_address,
 				 char *error, size_t error_size)
 {
@@ -397,10 +397,9 @@ uds_server_start(int socket, const char *certificate, const char *key,
 
 	last_message[0] = '\0';
 	daemon_ = MHD_start_daemon(MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG |
-							   (certificate ? MHD_USE_TLS : 0),
+							   MHD_USE_NO_LISTEN_SOCKET | (certificate ? MHD_USE_TLS : 0),
 							   0, NULL, NULL, handle, NULL,
 							   MHD_OPTION_EXTERNAL_LOGGER, keep_message, NULL,
-							   MHD_OPTION_LISTEN_SOCKET, socket,
 							   MHD_OPTION_CONNECTION_LIMIT, (unsigned int) max_connections,
 							   MHD_OPTION_PER_IP_CONNECTION_LIMIT, (unsigned int) connections_per_address,
 							   MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t) CONNECTION_MEMORY,
@@ -412,6 +411,15 @@ uds_server_start(int socket, const char *certificate, const char *key,
 	if (daemon_ == NULL)
 		strlcpy(error, last_message[0] ? last_message : "unknown error", error_size);
 	return daemon_ != NULL;
+}
+
+/*
+ * Gives the server a connection, which it closes from now on.
+ */
+void
+uds_server_add(int fd, const struct sockaddr *address, socklen_t len)
+{
+	(void) MHD_add_connection(daemon_, fd, address, len);
 }
 
 /*
@@ -434,11 +442,8 @@ uds_server_fd(void)
 }
 
 /*
- * Does what there is to do, without waiting.
- *
- * At the limit of connections libmicrohttpd does not listen.  It looks at the
- * beginning of a run whether it can again, so when connections have ended in
- * this one, another run must follow.
+ * Does what there is to do, without waiting.  Where connections have ended there
+ * is room for others.
  */
 void
 uds_server_run(void)
@@ -449,6 +454,7 @@ uds_server_run(void)
 	do
 	{
 		before = uds_connections_ended();
+		uds_gate_accept();
 		(void) MHD_run(daemon_);
 	} while (uds_connections_ended() != before);
 }
@@ -540,7 +546,7 @@ uds_server_postpone(UdsHttpCall *call, int ms)
 }
 
 /*
- * Stops the server and closes its socket.  Requests that wait are told to come
+ * Stops the server.  Requests that wait are told to come
  * again, connections are closed.
  */
 void

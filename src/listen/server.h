@@ -44,9 +44,10 @@ typedef struct UdsHttpCall
 	int			tries;
 } UdsHttpCall;
 
-extern bool uds_server_start(int socket, const char *certificate, const char *key,
+extern bool uds_server_start(const char *certificate, const char *key,
 							 int connections, int connections_per_address,
 							 char *error, size_t error_size);
+extern void uds_server_add(int fd, const struct sockaddr *address, socklen_t len);
 extern void uds_server_set(const UdsServerSettings *settings);
 extern int	uds_server_fd(void);
 extern void uds_server_run(void);
@@ -59,6 +60,13 @@ extern void uds_server_stop(void);
 
 /* connection.c */
 extern int64 uds_server_clock(void);
+
+/* gate.c */
+extern int	uds_gate_fd(void);
+extern void uds_gate_add_server(int fd);
+extern void uds_gate_open(void);
+extern void uds_gate_accept(void);
+extern void uds_gate_close(void);
 
 /* socket.c */
 extern int	uds_listen_open_socket(void);

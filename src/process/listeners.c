@@ -33,6 +33,8 @@ detach(int code, Datum arg)
 {
 	LWLockAcquire(uds_shared_lock(), LW_EXCLUSIVE);
 	memset(&uds_shared()->listeners[mine], 0, sizeof(UdsListener));
+	if (uds_shared()->large_push == MyProcPid)
+		uds_shared()->large_push = 0;
 	LWLockRelease(uds_shared_lock());
 	ConditionVariableBroadcast(&uds_shared()->ended);
 }
@@ -83,6 +85,34 @@ uds_listeners_end(Oid database)
 		if (listener->pid != 0 && listener->database == database)
 			kill(listener->pid, SIGTERM);
 	}
+}
+
+/*
+ * Claims the right to be at a push that takes long; false if another process
+ * of the listener has it.
+ */
+bool
+uds_listener_claim_large(void)
+{
+	bool		claimed;
+
+	LWLockAcquire(uds_shared_lock(), LW_EXCLUSIVE);
+	claimed = uds_shared()->large_push == 0;
+	if (claimed)
+		uds_shared()->large_push = MyProcPid;
+	LWLockRelease(uds_shared_lock());
+	return claimed;
+}
+
+/*
+ * Gives it back.
+ */
+void
+uds_listener_release_large(void)
+{
+	LWLockAcquire(uds_shared_lock(), LW_EXCLUSIVE);
+	uds_shared()->large_push = 0;
+	LWLockRelease(uds_shared_lock());
 }
 
 /* Where refusals of an address are kept; another one may be there. */

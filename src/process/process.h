@@ -46,6 +46,8 @@ extern void uds_worker_pin_settings(const char *application);
 
 /* listeners.c: processes of the listener, and whom they refused */
 extern bool uds_listener_attach(int number);
+extern bool uds_listener_claim_large(void);
+extern void uds_listener_release_large(void);
 extern int	uds_refusals_wait(const char *address);
 extern void uds_refusals_note(const char *address);
 

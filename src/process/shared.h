@@ -109,6 +109,7 @@ typedef struct UdsShared
 	uint64		last_ticket;
 	UdsSlot		slots[UDS_WORKER_SLOTS];
 	UdsListener listeners[UDS_LISTENERS];
+	int			large_push;		/* pid of the listener that is at one, or 0 */
 	UdsRefusals refusals[UDS_REFUSALS];
 	ConditionVariable ended;	/* broadcast when a task starts or ends */
 } UdsShared;
