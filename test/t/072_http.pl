@@ -215,6 +215,59 @@ unlike($metrics->{content}, qr/source="api"/, 'those of its source');
 is_error('which is not for pushes', 401, qr/not valid/, push_users($watch, 'y'));
 
 #
+# Nobody waits behind a push that waits
+#
+# begins a request and returns a handle to read its reply from
+sub begin_push
+{
+	my ($content) = @_;
+
+	$node->append_conf('body.json', $content);
+	open my $reply, '-|', 'curl', '-s', '-S', '--noproxy', '*', '-H', "Authorization: Bearer $key", '-H', 'Content-Type: application/json',
+	  '--data-binary', '@' . $node->data_dir . '/body.json', http_url($path)
+	  or die "could not run curl: $!";
+	return $reply;
+}
+
+my $session = $node->background_psql('postgres');
+$session->query_safe('BEGIN');
+$session->query_safe(q{SELECT uds_push('{"dataType":"user","records":[{"uid":"held","username":"held"}]}')});
+unlink $node->data_dir . '/body.json';
+my $waits = begin_push('{"dataType":"user","records":[{"uid":"behind","username":"behind"}]}');
+$node->poll_query_until('postgres', q{SELECT count(*) > 0 FROM pg_stat_activity WHERE backend_type = 'uds http listener' AND wait_event_type = 'Lock'})
+  or die 'the push does not wait';
+is(scalar(grep { (http_json('GET', '/healthz'))[0] != 200 } 1 .. 20), 0, 'while a push waits for another transaction, others are answered');
+is(one(q{SELECT count(*) FROM uds.users WHERE username = 'behind'}), 0, 'it waits');
+$session->query_safe('COMMIT');
+like(join('', <$waits>), qr/"success": 1/, 'and is done when it can be');
+
+one(q{CREATE TABLE go (x int);
+	CREATE FUNCTION hold() RETURNS trigger LANGUAGE plpgsql AS $$
+	BEGIN
+		WHILE NOT EXISTS (SELECT FROM public.go) LOOP
+			PERFORM pg_sleep(0.01);
+		END LOOP;
+		RETURN NEW;
+	END $$;
+	CREATE TRIGGER hold BEFORE INSERT ON uds.users FOR EACH ROW WHEN (NEW.username = 'slow') EXECUTE FUNCTION hold()});
+unlink $node->data_dir . '/body.json';
+my $slow = begin_push('{"dataType":"user","records":[{"uid":"slow","username":"slow","nickname":"' . 'x' x 600_000 . '"}]}');
+$node->poll_query_until('postgres', q{SELECT count(*) > 0 FROM pg_stat_activity WHERE backend_type = 'uds http listener' AND wait_event = 'PgSleep'})
+  or die 'the push does not come to the trigger';
+is(scalar(grep { (http_json('GET', '/healthz'))[0] != 200 } 1 .. 50), 0, 'while a process is at a large push, new connections go to the others');
+one('INSERT INTO go VALUES (1)');
+like(join('', <$slow>), qr/"success": 1/, 'and it ends well');
+$node->poll_query_until('postgres', q{SELECT count(*) = 0 FROM pg_stat_activity WHERE backend_type = 'uds http listener' AND state <> 'idle'});
+one('DROP TRIGGER hold ON uds.users');
+$session->quit;
+
+#
+# A dump has the keys
+#
+$node->command_ok([ 'pg_dump', '-f', $node->data_dir . '/dump.sql', '-p', $node->port, '-h', $node->host, 'postgres' ], 'a dump');
+like(slurp_file($node->data_dir . '/dump.sql'), qr/^COPY uds\.api_keys .*\n1\thr system\t/m, 'has the keys');
+
+#
 # What the log has, and has not
 #
 my $log = slurp_file($node->logfile);
