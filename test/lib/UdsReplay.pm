@@ -34,12 +34,16 @@ sub reply
 {
 	my ($self) = @_;
 
-	until ($self->{out} =~ s/^(.*)\n//)
+	my $end;
+
+	until (($end = index $self->{out}, "\n") >= 0)
 	{
 		die "the directory ended: $self->{err}" unless $self->{run}->pumpable;
 		$self->{run}->pump;
 	}
-	return $1;
+	my $line = substr $self->{out}, 0, $end + 1, '';
+	chomp $line;
+	return $line;
 }
 
 # control(%command): see test/mock/README.md
