@@ -80,6 +80,7 @@ static struct MHD_Daemon *daemon_ = NULL;
 static UdsServerSettings settings;
 static dlist_head waiting = DLIST_STATIC_INIT(waiting);
 static size_t held_bytes = 0;
+static bool stopping = false;
 static char last_message[256];
 
 /* Keeps what libmicrohttpd says, for when it cannot be started. */
@@ -181,10 +182,17 @@ send_reply(Request *request)
 	return result;
 }
 
-/* Has the request wait for its answer. */
+/* Has the request wait for its answer, unless nobody will give it any more. */
 static enum MHD_Result
 suspend(Request *request, bool only_key)
 {
+	if (stopping)
+	{
+		refuse(request, 503, "the server is busy");
+		request->retry_after = 1;
+		request->closing = true;
+		return send_reply(request);
+	}
 	request->call.only_key = only_key;
 	request->call.since = uds_server_clock();
 	request->call.not_before = 0;
@@ -396,6 +404,7 @@ uds_server_start(const char *certificate, const char *key,
 	};
 
 	last_message[0] = '\0';
+	stopping = false;
 	daemon_ = MHD_start_daemon(MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG |
 							   MHD_USE_NO_LISTEN_SOCKET | (certificate ? MHD_USE_TLS : 0),
 							   0, NULL, NULL, handle, NULL,
@@ -546,14 +555,16 @@ uds_server_postpone(UdsHttpCall *call, int ms)
 }
 
 /*
- * Stops the server.  Requests that wait are told to come
- * again, connections are closed.
+ * Stops the server.  Requests that wait are told to come again, connections are
+ * closed.  While they are told so, others may come; libmicrohttpd would abort if
+ * one of them were suspended at its end.
  */
 void
 uds_server_stop(void)
 {
 	static const char busy[] = "{\"code\":503,\"message\":\"the server is busy\"}";
 
+	stopping = true;
 	while (!dlist_is_empty(&waiting))
 	{
 		Request    *request = dlist_container(Request, node, dlist_pop_head_node(&waiting));
