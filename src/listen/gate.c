@@ -10,7 +10,8 @@
  * One epoll descriptor stands for the socket and for the server behind it.
  * The socket is not in it while there is no room for another connection.
  *
- * Runs in the listener, outside any transaction; takes no locks.
+ * Runs in the listener, outside any transaction; takes the LWLock of the
+ * extension.
  *
  *-------------------------------------------------------------------------
  */
@@ -24,6 +25,7 @@
 
 #include "listen/connection.h"
 #include "listen/server.h"
+#include "process/process.h"
 #include "uds.h"
 
 /* connections accepted before those that are there get their turn */
@@ -131,6 +133,7 @@ uds_gate_close(void)
 	if (gate < 0)
 		return;
 	uds_gate_accept();
+	uds_listener_leave_port();
 	close(gate);
 	gate = -1;
 	watched = false;

@@ -4,7 +4,8 @@
  *		What the listener opens when it begins: its socket, and the files for
  *		TLS.
  *
- * Runs in the listener, outside any transaction; takes no locks.
+ * Runs in the listener, outside any transaction; takes the LWLock of the
+ * extension.
  *
  *-------------------------------------------------------------------------
  */
@@ -23,30 +24,60 @@
 #include "storage/fd.h"
 
 #include "listen/server.h"
+#include "process/process.h"
 #include "uds.h"
 
 #define BACKLOG 512
 #define MAX_PEM (256 * 1024)
 
+/* Opens a socket that listens; -1 if it cannot be had. */
 static int
-try_address(const struct addrinfo *address)
+open_one(const struct addrinfo *address, bool shared)
 {
 	int			fd = socket(address->ai_family, address->ai_socktype, address->ai_protocol);
 	int			one = 1;
 	int			zero = 0;
+	int			problem;
 
 	if (fd < 0)
 		return -1;
 	if (setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one)) == 0 &&
-		(uds_listen_workers == 1 ||
-		 setsockopt(fd, SOL_SOCKET, SO_REUSEPORT, &one, sizeof(one)) == 0) &&
+		(!shared || setsockopt(fd, SOL_SOCKET, SO_REUSEPORT, &one, sizeof(one)) == 0) &&
 		(address->ai_family != AF_INET6 ||
 		 setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &zero, sizeof(zero)) == 0) &&
 		fcntl(fd, F_SETFD, FD_CLOEXEC) == 0 && fcntl(fd, F_SETFL, O_NONBLOCK) == 0 &&
 		bind(fd, address->ai_addr, address->ai_addrlen) == 0 && listen(fd, BACKLOG) == 0)
 		return fd;
+	problem = errno;
 	close(fd);
+	errno = problem;
 	return -1;
+}
+
+/*
+ * Opens a socket of the port, which others of ours may share.  A listener of
+ * another server could share it as well, and half of what is meant for the one
+ * would go to the other, a copy perhaps; so the first one of ours sees first
+ * whether it can have the port for itself.
+ */
+static int
+try_address(const struct addrinfo *address)
+{
+	bool		shared = uds_listen_workers > 1;
+	bool		first = uds_listener_begin_port();
+	int			fd = shared && !first ? -1 : open_one(address, false);
+	int			problem;
+
+	if (shared && (!first || fd >= 0))
+	{
+		if (fd >= 0)
+			close(fd);
+		fd = open_one(address, true);
+	}
+	problem = errno;
+	uds_listener_end_port(fd >= 0);
+	errno = problem;
+	return fd;
 }
 
 /*
@@ -62,6 +93,7 @@ uds_listen_open_socket(void)
 	char		port[16];
 	int			status;
 	int			fd = -1;
+	int			problem;
 
 	snprintf(port, sizeof(port), "%d", uds_listen_port);
 	/* all of IPv6 is all of IPv4, too */
@@ -73,12 +105,15 @@ uds_listen_open_socket(void)
 						gai_strerror(status)),
 				 errhint("uds.http_listen must be an IP address, or \"*\".")));
 	fd = try_address(addresses);
+	problem = errno;
 	freeaddrinfo(addresses);
 	if (fd < 0 && any && getaddrinfo("0.0.0.0", port, &hints, &addresses) == 0)
 	{
 		fd = try_address(addresses);
+		problem = errno;
 		freeaddrinfo(addresses);
 	}
+	errno = problem;
 	if (fd < 0)
 		ereport(ERROR,
 				(errcode_for_socket_access(),

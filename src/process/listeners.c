@@ -88,6 +88,42 @@ uds_listeners_end(Oid database)
 }
 
 /*
+ * Begins to open a socket of the port; true if no other process of the listener
+ * has one.  Until uds_listener_end_port(), which must follow soon, none gets one.
+ */
+bool
+uds_listener_begin_port(void)
+{
+	bool		first = true;
+
+	LWLockAcquire(uds_shared_lock(), LW_EXCLUSIVE);
+	for (int i = 0; i < UDS_LISTENERS; i++)
+		if (i != mine && uds_shared()->listeners[i].listening)
+			first = false;
+	return first;
+}
+
+/*
+ * Notes whether this process has one now.
+ */
+void
+uds_listener_end_port(bool listening)
+{
+	uds_shared()->listeners[mine].listening = listening;
+	LWLockRelease(uds_shared_lock());
+}
+
+/*
+ * Notes that this process is about to close its socket.
+ */
+void
+uds_listener_leave_port(void)
+{
+	LWLockAcquire(uds_shared_lock(), LW_EXCLUSIVE);
+	uds_listener_end_port(false);
+}
+
+/*
  * Claims the right to be at a push that takes long; false if another process
  * of the listener has it.
  */

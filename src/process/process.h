@@ -46,6 +46,9 @@ extern void uds_worker_pin_settings(const char *application);
 
 /* listeners.c: processes of the listener, and whom they refused */
 extern bool uds_listener_attach(int number);
+extern bool uds_listener_begin_port(void);
+extern void uds_listener_end_port(bool listening);
+extern void uds_listener_leave_port(void);
 extern bool uds_listener_claim_large(void);
 extern void uds_listener_release_large(void);
 extern int	uds_refusals_wait(const char *address);

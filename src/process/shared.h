@@ -86,6 +86,7 @@ typedef struct UdsListener
 {
 	int			pid;
 	Oid			database;
+	bool		listening;		/* it has a socket of the port */
 } UdsListener;
 
 /* Requests from one address that were refused for their key. */
