@@ -5,7 +5,7 @@
 set -eu
 . "$(dirname "$0")/lib.sh"
 
-"$tools/deps.sh" build check
+"$tools/deps.sh" build check peers
 pg_require
 scratch_dir bench
 cleanup()
