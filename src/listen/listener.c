@@ -301,6 +301,10 @@ call_entry(Datum *values, Answer *answer)
 	answer->len = VARSIZE_ANY_EXHDR(reply);
 	answer->text = MemoryContextAllocHuge(request_context, answer->len + 1);
 	memcpy(answer->text, VARDATA_ANY(reply), answer->len);
+	answer->text[answer->len] = '\0';
+	/* clients get UTF-8, whatever the database has */
+	answer->text = pg_server_to_any(answer->text, answer->len, PG_UTF8);
+	answer->len = strlen(answer->text);
 	MemoryContextSwitchTo(transaction);
 }
 
