@@ -23,6 +23,8 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "storage/fd.h"
+
 #include "listen/connection.h"
 #include "listen/server.h"
 #include "process/process.h"
@@ -104,6 +106,17 @@ accept_one(void)
 }
 
 /*
+ * How many connections there may be: half of the files that the process may
+ * open are for the server's own.  Without one of these requests fail, and if it
+ * is one of WAL, the server does.
+ */
+int
+uds_gate_limit(void)
+{
+	return Min(uds_listen_max_connections, max_safe_fds / 2);
+}
+
+/*
  * Takes the connections that have come, as far as there is room.
  */
 void
@@ -115,7 +128,7 @@ uds_gate_accept(void)
 		return;
 	for (int i = 0; i < AT_A_TIME; i++)
 	{
-		room = uds_connections_count() < uds_listen_max_connections;
+		room = uds_connections_count() < uds_gate_limit();
 		if (!room || !accept_one())
 			break;
 	}

@@ -560,6 +560,11 @@ uds_listener_main(Datum arg)
 	ereport(LOG,
 			(errmsg("uds: listening for HTTP%s on address \"%s\", port %d",
 					certificate ? "S" : "", uds_listen_address, uds_listen_port)));
+	if (uds_gate_limit() < uds_listen_max_connections)
+		ereport(LOG,
+				(errmsg("uds: the listener takes at most %d connections, and not %d as uds.http_max_connections says",
+						uds_gate_limit(), uds_listen_max_connections),
+				 errhint("Raise max_files_per_process, and how many files the server's user may open.")));
 	for (;;)
 	{
 		CHECK_FOR_INTERRUPTS();

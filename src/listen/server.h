@@ -65,6 +65,7 @@ extern int64 uds_server_clock(void);
 extern int	uds_gate_fd(void);
 extern void uds_gate_add_server(int fd);
 extern void uds_gate_open(void);
+extern int	uds_gate_limit(void);
 extern void uds_gate_accept(void);
 extern void uds_gate_close(void);
 
