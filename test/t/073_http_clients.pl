@@ -20,8 +20,9 @@ plan skip_all => 'this test looks at /proc' unless -d "/proc/$$/fd";
 my $directory = PostgreSQL::Test::Utils::tempdir();
 my $limit = $PostgreSQL::Test::Utils::timeout_default;
 my $node = new_http_node(
+	'uds.http_workers' => 4,
 	'uds.http_client_timeout' => '5s',
-	'uds.http_max_connections' => 1100,
+	'uds.http_max_connections' => 400,
 	'uds.http_max_connections_per_address' => 100,
 	'uds.http_max_body' => '1MB');
 my $port = query('SHOW uds.http_port');
@@ -115,6 +116,8 @@ comes_true(sub { sockets() < 30 }, 'the listener has closed them');
 #
 # Ten thousand pushes
 #
+restart_listener($node, 'uds.http_workers' => 2);
+
 my $before = query('SELECT coalesce(max(id), 0) FROM uds.tasks');
 my $pushes = start_clients('push', $key, port => $port, connections => 50, pushes => 10000, people => 4000,
 	outcomes => "$directory/outcomes");
@@ -296,6 +299,23 @@ make_certificate('three');
 rename "$directory/two.key", "$directory/server.key";
 stays('a key of another one', qr/uds: "[^"]*" and "[^"]*" are not a certificate and its private key/);
 
+
+# with requests on their way
+append_to_file("$directory/requests", get_text('/healthz') x 20_000);
+foreach my $name ('four', 'five', 'six')
+{
+	make_certificate($name);
+	my @busy = map {
+		IPC::Run::start([ 'openssl', 's_client', '-quiet', '-ign_eof', '-connect', "127.0.0.1:$port" ],
+			'<', "$directory/requests", '>', "$directory/replies$_", '2>', '/dev/null', IPC::Run::timeout($limit))
+	} 1 .. 4;
+	comes_true(sub { !grep { (-s "$directory/replies$_" // 0) < 1000 } 1 .. 4 }, 'clients have requests on their way');
+	$node->reload;
+	comes_true(sub { $subject->() eq $name }, 'and the certificate changes');
+	$_->finish foreach @busy;
+	unlink map { "$directory/replies$_" } 1 .. 4;
+}
+is_deeply([ sort(listener_pids($node)) ], \@pids, 'which the processes survive');
 
 #
 # Behind a proxy; keys that are wrong

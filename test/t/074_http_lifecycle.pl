@@ -255,6 +255,21 @@ foreach my $mode ('immediate', 'fast')
 }
 
 #
+# Another server with the same settings, as a copy has
+#
+my $copy = new_node(
+	name => 'copy',
+	'uds.http_database' => 'hr',
+	'uds.http_port' => port_of($three),
+	'log_min_messages' => 'warning');
+my $key_copy = make_database($copy);
+$log = -s $copy->logfile;
+$copy->restart;
+$copy->wait_for_log(qr/ERROR:  uds: could not listen on address "127\.0\.0\.1", port \d+: Address already in use/, $log);
+is(asked(port_of($three), post_text($key_three, users_json("copy$_"))), '200', 'a second server does not get the port') foreach 1 .. 10;
+$copy->stop;
+
+#
 # A standby
 #
 $two->backup('backup');
