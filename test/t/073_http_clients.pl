@@ -365,6 +365,27 @@ ok($text !~ /from 203\.0\.113\.1\d\d/, 'not what it said');
 ok($text !~ /wrong-key-/, 'no wrong key');
 
 #
+# More connections than there may be files
+#
+$log = -s $node->logfile;
+restart_listener(
+	$node,
+	'uds.http_workers' => 1,
+	'uds.http_max_connections' => 1000,
+	'max_files_per_process' => 200);
+$node->wait_for_log(qr/uds: the listener takes at most \d+ connections, and not 1000/, $log);
+my ($early) = kept(1, '127.0.0.1');
+my $many = start_clients('slow', $key, port => $port, count => 600, addresses => 20);
+$many->wait_event('open');
+comes_true(sub { sockets() > 50 }, 'where the server may open few files, and hundreds connect');
+@uids = map { "few$_" } 1 .. 1000;
+send_raw($early, post_text($key, users_json(@uids)));
+is(statuses(read_replies($early, 1)), '200', 'a push is taken');
+is(there(@uids), '1000|1000|1', 'and done');
+cmp_ok(sockets(), '<', 150, 'and half of the files are left to the server');
+$many->stop;
+
+#
 # After all that
 #
 $text = slurp_file($node->logfile);
