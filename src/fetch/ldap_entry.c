@@ -214,8 +214,14 @@ uds_ldap_entry_append(LdapClient *client, StringInfo out, const LdapAttributes *
 
 	memset(entry, 0, sizeof(*entry));
 	entry->enabled = true;
-	if (ldap_get_dn_ber(client->ld, client->message, &client->element, &dn) != LDAP_SUCCESS)
+	if (ldap_get_dn_ber(client->ld, client->message, &client->element, &dn) != LDAP_SUCCESS ||
+		dn.bv_val == NULL)
+	{
+		/* an entry that cannot be read is one without an id */
+		if (out != NULL)
+			appendStringInfoString(out, "{\"_dn\":null");
 		return;
+	}
 	entry->dn = dn.bv_val;
 	entry->dn_len = (int) dn.bv_len;
 	entry->normal = uds_dn_normalize(dn.bv_val, dn.bv_len);

@@ -397,7 +397,7 @@ append_base64(StringInfo out, const char *bytes, int len)
 {
 	int			size = pg_b64_enc_len(len) + 1;
 	char	   *text = palloc(size);
-	int			n = pg_b64_encode(bytes, len, text, size);
+	int			n = pg_b64_encode((const void *) bytes, len, text, size);
 
 	appendStringInfoString(out, "{\"$base64\":\"");
 	appendBinaryStringInfo(out, text, Max(n, 0));
