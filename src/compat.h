@@ -64,6 +64,14 @@
 						InvalidMultiXactId, NULL, NULL, false)
 #endif
 
+/* 17 has sets of events owned by a resource owner, where there is one; the macro
+ * needs storage/latch.h */
+#if PG_VERSION_NUM >= 170000
+#define uds_make_wait_set(nevents) CreateWaitEventSet(NULL, (nevents))
+#else
+#define uds_make_wait_set(nevents) CreateWaitEventSet(CurrentMemoryContext, (nevents))
+#endif
+
 /* 16 can leave out all but summarizing indexes; needs executor/executor.h */
 #if PG_VERSION_NUM >= 160000
 #define uds_insert_index_tuples(info, slot, estate) \

@@ -210,6 +210,7 @@ append_ascii(StringInfo out, const char *bytes, size_t len)
 	size_t		first = out->len;
 	bool		blank = false;
 
+	enlargeStringInfo(out, (int) len);
 	for (size_t i = 0; i < len; i++)
 	{
 		unsigned char c = (unsigned char) bytes[i];
@@ -221,7 +222,13 @@ append_ascii(StringInfo out, const char *bytes, size_t len)
 			if (blank)
 				appendStringInfoChar(out, ' ');
 			blank = false;
-			append_byte(out, c >= 'A' && c <= 'Z' ? c + 32 : c);
+			if (isalnum(c) && out->len < out->maxlen - 1)
+			{
+				out->data[out->len++] = c >= 'A' && c <= 'Z' ? c + 32 : c;
+				out->data[out->len] = '\0';
+			}
+			else
+				append_byte(out, c >= 'A' && c <= 'Z' ? c + 32 : c);
 		}
 	}
 }
@@ -500,6 +507,25 @@ uds_dn_normalize(const char *dn, size_t len)
 		scan.p++;
 		appendStringInfoChar(&out, ',');
 	}
+}
+
+/*
+ * How long the first part of a name is, if it can be told at a glance and is
+ * followed by others; else -1.  The name need not be one.
+ */
+int
+uds_dn_first(const char *dn, size_t len)
+{
+	for (size_t i = 0; i < len; i++)
+	{
+		if (dn[i] == ',')
+			return (int) i;
+		if (dn[i] == '\\')
+			i++;
+		else if (dn[i] == '"' || dn[i] == '<' || dn[i] == ';')
+			break;
+	}
+	return -1;
 }
 
 /*

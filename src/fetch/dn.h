@@ -12,6 +12,7 @@
 #define UDS_FETCH_DN_H
 
 extern char *uds_dn_normalize(const char *dn, size_t len);
+extern int	uds_dn_first(const char *dn, size_t len);
 extern const char *uds_dn_parent(const char *normal);
 extern bool uds_dn_below(const char *normal, const char *base);
 extern char *uds_dn_value(const char *bytes, size_t len);

@@ -344,8 +344,9 @@ uds_ldap_read_changes(LdapReader *reader, const char *state)
 	changes->seen = uds_ldap_table_make(CurrentMemoryContext);
 	changes->method = uds_ldap_method(reader);
 	kind = state_text(changes, "kind");
+	/* there may have been no cookie to be had */
 	if (kind != NULL && changes->method == LDAP_METHOD_SYNC && strcmp(kind, "modified") == 0)
-		changes->method = LDAP_METHOD_MODIFIED;	/* there was no cookie to be had */
+		changes->method = LDAP_METHOD_MODIFIED;
 	if (kind != NULL && strcmp(kind, uds_ldap_method_name(changes->method)) == 0)
 	{
 		reader->changes = changes;

@@ -109,7 +109,8 @@ typedef struct LdapClient
 	LDAP	   *ld;
 	LdapChannel *channel;
 	int			fd;
-	bool		reserved_fd;
+	int			reserved_fds;
+	struct WaitEventSet *waits; /* latch and socket; NULL = not connected */
 	int64		heard;			/* when the last message came */
 
 	/* in use, to be freed */
@@ -117,6 +118,11 @@ typedef struct LdapClient
 	BerElement *element;
 	BerVarray	values;
 	LDAPControl **controls;
+
+	/* entries come in the order of their names: what is above was so before */
+	char	   *above;			/* as sent */
+	size_t		above_len;
+	char	   *above_normal;
 
 	LdapFault	fault;
 } LdapClient;

@@ -24,6 +24,7 @@
 #include "storage/latch.h"
 #include "utils/memutils.h"
 
+#include "compat.h"
 #include "fetch/address.h"
 #include "fetch/http.h"
 #include "fetch/ldap_client.h"
@@ -37,6 +38,9 @@ static void
 drop(LdapClient *client)
 {
 	uds_ldap_release(client);
+	if (client->waits != NULL)
+		FreeWaitEventSet(client->waits);
+	client->waits = NULL;
 	if (client->ld != NULL)
 		ldap_unbind_ext(client->ld, NULL, NULL);
 	client->ld = NULL;
@@ -53,7 +57,7 @@ free_client(void *arg)
 	LdapClient *client = arg;
 
 	drop(client);
-	if (client->reserved_fd)
+	for (; client->reserved_fds > 0; client->reserved_fds--)
 		ReleaseExternalFD();
 }
 
@@ -82,8 +86,10 @@ uds_ldap_open(const char *source, const LdapSettings *settings, UdsFetchProgress
 
 	/* files of the server's administrator, or of a user, shall not matter */
 	setenv("LDAPNOINIT", "1", 1);
-	client->reserved_fd = AcquireExternalFD();
-	if (!client->reserved_fd)
+	/* the socket, and that of the waits */
+	while (client->reserved_fds < 2 && AcquireExternalFD())
+		client->reserved_fds++;
+	if (client->reserved_fds < 2)
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_RESOURCES),
 				 errmsg("could not read source \"%s\": out of file descriptors", source)));
@@ -235,6 +241,19 @@ make_handle(LdapClient *client, int fd)
 	return true;
 }
 
+/* Most of a read is waiting: what for is told to the system once. */
+static void
+make_waits(LdapClient *client)
+{
+	MemoryContext caller = MemoryContextSwitchTo(client->context);
+
+	client->waits = uds_make_wait_set(3);
+	AddWaitEventToSet(client->waits, WL_LATCH_SET, PGINVALID_SOCKET, MyLatch, NULL);
+	AddWaitEventToSet(client->waits, WL_EXIT_ON_PM_DEATH, PGINVALID_SOCKET, NULL, NULL);
+	AddWaitEventToSet(client->waits, WL_SOCKET_READABLE, client->fd, NULL, NULL);
+	MemoryContextSwitchTo(caller);
+}
+
 /* Makes the handshake, not longer than a connection may take. */
 static bool
 handshake(LdapClient *client)
@@ -344,6 +363,7 @@ uds_ldap_connect_to(LdapClient *client, const LdapUrl *url)
 	fd = url->scheme == LDAP_SCHEME_SOCKET ? connect_socket(client, url) : connect_tcp(client, url);
 	if (fd < 0 || !make_handle(client, fd))
 		return false;
+	make_waits(client);
 	client->step = LDAP_STEP_TLS;
 	if (url->scheme == LDAP_SCHEME_PLAIN && client->settings->start_tls && !start_tls(client))
 		return false;

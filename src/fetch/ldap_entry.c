@@ -12,6 +12,7 @@
 #include <time.h>
 
 #include "mb/pg_wchar.h"
+#include "utils/memutils.h"
 
 #include "fetch/dn.h"
 #include "fetch/ldap_client.h"
@@ -200,6 +201,42 @@ take_attribute(LdapClient *client, StringInfo out, const LdapAttributes *shown,
 }
 
 /*
+ * The normal form of an entry's name.  That of what is above it is kept, since
+ * the next entry is mostly in the same place.
+ */
+static char *
+normalize(LdapClient *client, const struct berval *dn)
+{
+	int			first = uds_dn_first(dn->bv_val, dn->bv_len);
+	const char *above = dn->bv_val + first + 1;
+	size_t		len = dn->bv_len - first - 1;
+	char	   *rdn;
+
+	if (first < 0)
+		return uds_dn_normalize(dn->bv_val, dn->bv_len);
+	if (client->above == NULL || client->above_len != len || memcmp(client->above, above, len) != 0)
+	{
+		char	   *normal = uds_dn_normalize(above, len);
+		MemoryContext caller;
+
+		if (normal == NULL || normal[0] == '\0')
+			return NULL;
+		if (client->above != NULL)
+		{
+			pfree(client->above);
+			pfree(client->above_normal);
+		}
+		caller = MemoryContextSwitchTo(client->context);
+		client->above_normal = pstrdup(normal);
+		client->above = pnstrdup(above, len);
+		client->above_len = len;
+		MemoryContextSwitchTo(caller);
+	}
+	rdn = uds_dn_normalize(dn->bv_val, first);
+	return rdn && rdn[0] != '\0' ? psprintf("%s,%s", rdn, client->above_normal) : NULL;
+}
+
+/*
  * Reads client->message, an entry.  To "out" (NULL = nothing) goes the
  * beginning of a JSON object with its attributes, without the closing brace;
  * what concerns the reader of the entry is in *entry.  "other" (or NULL) is
@@ -224,7 +261,7 @@ uds_ldap_entry_append(LdapClient *client, StringInfo out, const LdapAttributes *
 	}
 	entry->dn = dn.bv_val;
 	entry->dn_len = (int) dn.bv_len;
-	entry->normal = uds_dn_normalize(dn.bv_val, dn.bv_len);
+	entry->normal = normalize(client, &dn);
 	if (out != NULL)
 	{
 		appendStringInfoString(out, "{\"_dn\":");

@@ -263,7 +263,7 @@ take_server(void *arg, LdapClient *client)
 bool
 uds_ldap_read_server(LdapClient *client, LdapServer *server)
 {
-	LdapSearch	search = {.what = "the server's own entry", .base = "", .arg = server,.entry = take_server};
+	LdapSearch	search = {.what = "the server's own entry",.base = "",.arg = server,.entry = take_server};
 
 	memset(server, 0, sizeof(*server));
 	search.attributes = uds_ldap_names(6, "supportedControl", "namingContexts",

@@ -94,7 +94,7 @@ ignore_entry(void *arg, LdapClient *client)
 static bool
 try_base(Trial *trial, const char *base)
 {
-	LdapSearch	search = {.what = "the base", .base = base};
+	LdapSearch	search = {.what = "the base",.base = base};
 	bool		found = false;
 
 	search.attributes = uds_ldap_names(1, LDAP_NO_ATTRS);

@@ -149,8 +149,11 @@ uds_ldap_attributes_find(const LdapAttributes *attributes, const char *name, int
 
 	for (i = 0; i < attributes->count; i++)
 	{
-		if (attributes->items[i].len == len &&
-			pg_strncasecmp(attributes->items[i].name, name, len) == 0)
+		const LdapAttribute *item = &attributes->items[i];
+
+		/* servers mostly write them as one asks for them */
+		if (item->len == len && (memcmp(item->name, name, len) == 0 ||
+								 pg_strncasecmp(item->name, name, len) == 0))
 			return &attributes->items[i];
 	}
 	return NULL;
@@ -370,7 +373,9 @@ uds_ldap_append_text(StringInfo out, const char *text, int len)
 	int			from = 0;
 	int			i;
 
-	appendStringInfoChar(out, '"');
+	/* mostly, there is nothing to escape */
+	enlargeStringInfo(out, len + 2);
+	out->data[out->len++] = '"';
 	for (i = 0; i < len; i++)
 	{
 		unsigned char c = (unsigned char) text[i];
@@ -387,8 +392,11 @@ uds_ldap_append_text(StringInfo out, const char *text, int len)
 		}
 		from = i + 1;
 	}
-	appendBinaryStringInfo(out, text + from, len - from);
-	appendStringInfoChar(out, '"');
+	enlargeStringInfo(out, len - from + 1);
+	memcpy(out->data + out->len, text + from, len - from);
+	out->len += len - from;
+	out->data[out->len++] = '"';
+	out->data[out->len] = '\0';
 }
 
 /* Appends bytes as {"$base64": "…"}. */

@@ -38,6 +38,16 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		if (again != NULL && strpbrk(normal, "#\"<>;\\") == NULL && strcmp(again, normal) != 0)
 			abort();
 	}
+	/* in two pieces it is the same name */
+	if (normal != NULL && uds_dn_first((const char *) data, size) >= 0)
+	{
+		int			first = uds_dn_first((const char *) data, size);
+		char	   *rdn = uds_dn_normalize((const char *) data, first);
+		char	   *above = uds_dn_normalize((const char *) data + first + 1, size - first - 1);
+
+		if (rdn == NULL || above == NULL || strcmp(psprintf("%s,%s", rdn, above), normal) != 0)
+			abort();
+	}
 	for (const char *above = normal; above != NULL; above = uds_dn_parent(above))
 	{
 		if (!uds_dn_below(normal, above))

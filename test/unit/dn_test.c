@@ -135,6 +135,10 @@ test_tree(void)
 	ok(!uds_dn_in_rdn(ann, "ou", "Sales", 5), "a value of the second part");
 	ok(uds_dn_in_rdn(normal("uid=a+cn=b,dc=x"), "uid", "A", 1), "one of two");
 	is(uds_dn_value("  A  b ", 7), "a b", "a value");
+	ok(uds_dn_first("cn=a,dc=x", 9) == 4, "where the first part ends");
+	ok(uds_dn_first("cn=a\\,b,dc=x", 12) == 7, "after a hidden comma");
+	ok(uds_dn_first("cn=\"a,b\",dc=x", 13) == -1, "not at a glance");
+	ok(uds_dn_first("dc=x", 4) == -1, "the only part");
 }
 
 int
