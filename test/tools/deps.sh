@@ -66,6 +66,7 @@ look_for_check()
 {
 	need python3 command -v python3
 	need openssl command -v openssl
+	need curl command -v curl
 	need perl perl -MTAP::Harness -MHTTP::Tiny -MJSON::PP -e 1
 	need libipc-run-perl perl -MIPC::Run -e 1
 }
