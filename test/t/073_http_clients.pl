@@ -21,7 +21,7 @@ my $directory = PostgreSQL::Test::Utils::tempdir();
 my $limit = $PostgreSQL::Test::Utils::timeout_default;
 my $node = new_http_node(
 	'uds.http_workers' => 4,
-	'uds.http_client_timeout' => '5s',
+	'uds.http_client_timeout' => '8s',
 	'uds.http_max_connections' => 400,
 	'uds.http_max_connections_per_address' => 100,
 	'uds.http_max_body' => '1MB');
@@ -110,7 +110,7 @@ my $end = $slow->finish;
 my $cut_off = ($end->{ends}{closed} // 0) + ($end->{ends}{reset} // 0);
 is($cut_off, 1000, 'the slow ones are cut off');
 is_deeply([ grep { !/^(?:closed|reset|408)$/ } keys %{ $end->{ends} } ], [], 'and had no answer') or diag explain $end;
-cmp_ok($end->{shortest}, '>=', 4.9, 'but not before uds.http_client_timeout');
+cmp_ok($end->{shortest}, '>=', 7.9, 'but not before uds.http_client_timeout');
 comes_true(sub { sockets() < 30 }, 'the listener has closed them');
 
 #
