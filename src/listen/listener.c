@@ -372,6 +372,10 @@ judge_error(UdsHttpCall *call, ErrorData *edata, Answer *answer)
 static bool
 ask_database(UdsHttpCall *call, Answer *answer)
 {
+	static const char *const kinds[] = {
+		[UDS_ROUTE_PUSH] = "push",[UDS_ROUTE_CALLBACK] = "callback",
+		[UDS_ROUTE_HEALTH] = "health",[UDS_ROUTE_METRICS] = "metrics"
+	};
 	volatile bool done = true;
 
 	PG_TRY();
@@ -382,8 +386,8 @@ ask_database(UdsHttpCall *call, Answer *answer)
 			set_error(answer, 400, 0, "the request is not UTF-8");
 		else
 		{
-			uds_xact_begin(psprintf("uds: answering %s %.80s from %s", call->method, call->path,
-									call->address));
+			uds_xact_begin(psprintf("uds: answering a request for %s from %s",
+									kinds[call->route.kind], call->address));
 			call_entry(values, answer);
 			uds_xact_commit();
 		}
