@@ -432,6 +432,49 @@ check_native(void)
 	preset_is("{\"preset\": \"c\"}", "none");
 }
 
+/* The good manifest with events, one piece of them put otherwise. */
+static void
+events_are(const char *piece, const char *other, const char *expected)
+{
+	static const char *const events =
+		"\"events\": {\"scheme\": \"wecom\", \"token\": \"{options.key}\", \"receiver\": [\"{options.n}\", \"{options.id}\"],"
+		" \"type\": \"$.t\", \"id\": [\"$.a\", \"$.b\"],"
+		" \"changes\": [{\"types\": [\"new\"], \"user\": \"$.u\", \"renamed\": \"$.n\", \"when\": {\"option\": \"n\", \"is\": 5}},"
+		"  {\"types\": \"moved\", \"department\": [\"$.d[*]\"]}], \"resync\": [\"all\"]}, \"ignore_case\"";
+	const char *at = strstr(events, piece);
+
+	breaks("\"ignore_case\"", psprintf("%.*s%s%s", (int) (at - events), events, other, at + strlen(piece)),
+		   expected);
+}
+
+static void
+check_events(void)
+{
+	events_are("\"scheme\"", "\"scheme\"", "accepted");
+	events_are("\"wecom\"", "\"slack\"", "$.events.scheme: must be \"wecom\", \"dingtalk\" or \"feishu\"");
+	events_are("\"scheme\": \"wecom\", ", "", "$.events: missing \"scheme\"");
+	events_are("{options.key}", "{token}", "$.events.token: unknown placeholder \"{token}\"");
+	events_are("{options.id}", "{cursor}", "$.events.receiver: unknown placeholder \"{cursor}\"");
+	events_are("\"type\": \"$.t\", ", "", "$.events: needs \"type\" and \"id\"");
+	events_are("\"id\": [\"$.a\", \"$.b\"],", "", "$.events: needs \"type\" and \"id\"");
+	events_are("\"changes\": [", "\"changes\": 1, \"x\": [", "$.events: unknown word \"x\"");
+	events_are("\"types\": [\"new\"], ", "", "$.events.changes[0]: missing \"types\"");
+	events_are("\"user\": \"$.u\"", "\"department\": \"$.u\"", "accepted");
+	events_are("\"user\": \"$.u\", ", "", "$.events.changes[0]: needs either \"user\" or \"department\"");
+	events_are("\"renamed\"", "\"department\": \"$.d\", \"renamed\"",
+			   "$.events.changes[0]: needs either \"user\" or \"department\"");
+	events_are("\"option\": \"n\"", "\"option\": \"o\"", "$.events.changes[0].when: unknown option \"o\"");
+	breaks("{\"stream\": \"tops\", \"value\": \"$.t[*]\"}", "{\"event\": \"tag\"}",
+		   "$.streams.users.for_each.from.event: must be \"user\" or \"department\", without \"stream\"");
+	breaks("{\"stream\": \"tops\", \"value\": \"$.t[*]\"}", "{\"event\": \"user\"}", "accepted");
+	breaks("\"expect\": \"$.u\"", "\"gone\": {\"u\": [{\"id\": \"{dep}\"}]}", "accepted");
+	breaks("\"expect\": \"$.u\"", "\"gone\": {\"u\": \"{user}\"}",
+		   "$.streams.users.gone.u: unknown placeholder \"{user}\"");
+	breaks("{\"path\": \"/tops\"}", "{\"path\": \"/tops\"}, \"gone\": {}",
+		   "$.streams.tops: \"gone\" goes with \"for_each\" only");
+	breaks("\"name\": \"few\"", "\"name\": \"few\", \"mode\": \"events\"", "accepted");
+}
+
 int
 main(void)
 {
@@ -454,6 +497,7 @@ main(void)
 	check_more();
 	check_pick();
 	check_native();
+	check_events();
 	printf("1..%d\n", tests);
 	return failures > 0;
 }
