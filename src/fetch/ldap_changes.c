@@ -261,9 +261,28 @@ read_modified(LdapReader *reader)
 	return uds_ldap_try_list(reader, LDAP_STREAM_USERS);
 }
 
-/* Hands over who left; who is none of the records known does no harm. */
+/*
+ * The ids of what was listed whole.  To a server that is asked for people, a
+ * department that changed is one more entry that is none of them, and it says
+ * that it is gone.
+ */
+static LdapTable *
+listed_departments(const LdapReader *reader)
+{
+	LdapTable  *listed = uds_ldap_table_make(reader->context);
+	ListCell   *lc;
+
+	foreach(lc, reader->department_list)
+		uds_ldap_table_put(listed, ((LdapDepartment *) lfirst(lc))->id, listed);
+	return listed;
+}
+
+/*
+ * Hands over who left, but who is here.  Who is none of the records known does
+ * no harm.
+ */
 static void
-put_left(LdapReader *reader, const char *stream)
+put_left(LdapReader *reader, const char *stream, const LdapTable *here)
 {
 	LdapChanges *changes = reader->changes;
 	LdapPage   *page = &reader->page;
@@ -274,8 +293,7 @@ put_left(LdapReader *reader, const char *stream)
 	{
 		StringInfo	out;
 
-		if (strcmp(stream, LDAP_STREAM_LEFT) == 0 && changes->base == NULL &&
-			uds_ldap_table_get(changes->seen, lfirst(lc)) != NULL)
+		if (here != NULL && uds_ldap_table_get(here, lfirst(lc)) != NULL)
 			continue;
 		out = uds_ldap_page_add(page);
 		appendStringInfoString(out, "{\"id\":");
@@ -357,9 +375,10 @@ uds_ldap_read_changes(LdapReader *reader, const char *state)
 		if (read_by_method(reader))
 		{
 			reader->result->streams = lappend(reader->result->streams, LDAP_STREAM_USERS);
-			put_left(reader, LDAP_STREAM_LEFT);
+			/* seen from above, those who moved away are among the seen */
+			put_left(reader, LDAP_STREAM_LEFT, changes->base ? NULL : changes->seen);
 			if (reader->settings->departments != LDAP_DEPARTMENTS_NONE)
-				put_left(reader, LDAP_STREAM_DEPARTMENTS_LEFT);
+				put_left(reader, LDAP_STREAM_DEPARTMENTS_LEFT, listed_departments(reader));
 			next = next_state(reader, usn);
 		}
 		reader->has_members = false;
