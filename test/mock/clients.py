@@ -32,6 +32,7 @@ import asyncio
 import collections
 import json
 import os
+import resource
 import sys
 import time
 
@@ -215,6 +216,8 @@ async def main():
     parser.add_argument("--announce", type=int, default=1)
     parser.add_argument("--outcomes")
     options = parser.parse_args()
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     work = asyncio.create_task((Pushes if options.command == "push" else Crowd)(options).run())
     guard = asyncio.create_task(until_input_ends())
     await asyncio.wait((work, guard), return_when=asyncio.FIRST_COMPLETED)
