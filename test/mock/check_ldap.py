@@ -181,6 +181,20 @@ class Client(unittest.TestCase):
             code, out, _ = self.search("-E", "pr=%d/noprompt" % size, "-b", CONTEXT, filter_, "1.1")
             self.assertEqual((code, out.count("dn: ")), (0, 7), size)
 
+    def test_circles(self):
+        self.server.control(settings={"endless": True})
+        client = subprocess.Popen([LDAPSEARCH, "-x", "-H", "ldap://127.0.0.1:%d" % self.server.port, "-D", "reader@corp.example.test",
+                                   "-w", "Passw0rd!x9", "-E", "pr=3/noprompt", "-b", CONTEXT, "(objectClass=person)", "1.1"],
+                                  stdout=subprocess.DEVNULL, env=dict(os.environ, LDAPNOINIT="1"))
+        self.assertGreaterEqual(self.server.control(wait="requests", at_least=50)["counters"]["requests"], 50)
+        client.kill()
+        client.wait()
+
+    def test_refused_cookies(self):
+        self.server.control(settings={"refused_cookies": 1})
+        arguments = ("-E", "pr=3/noprompt", "-b", CONTEXT, "(objectClass=person)", "1.1")
+        self.assertEqual([self.search(*arguments)[0] for _ in range(2)], [53, 0])
+
     def test_ranges(self):
         self.server.control(settings={"max_range": 3})
         for wanted, shown in (("member", "member;range=0-2: "), ("member;range=3-*", "member;range=3-5: "), ("member;range=6-*", "member;range=6-*: "),

@@ -218,7 +218,9 @@ SETTINGS = {
     "accounts": {"reader@corp.example.test": "Passw0rd!x9"},
     "refused": {},              # account: the data of the refusal, right password or not
     "start_tls": "unavailable",  # or "silent": agreed to, and nothing after; "more": and something after
-    "paging": True              # whether it knows paged results
+    "paging": True,             # whether it knows paged results
+    "endless": False,           # whether the last page of a listing leads to the first
+    "refused_cookies": 0        # so many times a cookie is none that it knows
 }
 
 
@@ -468,6 +470,9 @@ class Connection:
             return end(12, "00002040: SvcErr: DSID-031401D4, problem 5010 (UNAVAIL_EXTENSION), data 0\0")
         size, cookie = ber.read_paged(controls[PAGED][1]) if PAGED in controls else (0, b"")
         if cookie:
+            if settings["refused_cookies"] > 0:
+                settings["refused_cookies"] -= 1
+                self.listing = None
             if self.listing is None or cookie != self.listing[0]:
                 return end(53, "00000057: LdapErr: DSID-0C0907E6, comment: Error processing control, data 0, v4563\0")
             found = self.listing[1]
@@ -479,6 +484,8 @@ class Connection:
                 return end(32, "0000208D: NameErr: DSID-0310028B, problem 2001 (NO_OBJECT), data 0, best match of:\n\t'%s'\n\0" % CONTEXT)
         most = min(size or settings["max_page"], settings["max_page"])
         page, rest = found[:most], found[most:]
+        if settings["endless"] and PAGED in controls:
+            rest = rest + page
         shown = [(entry.dn, self.shown(entry, said["attributes"])) for entry in page]
         if any(attributes is None for _, attributes in shown):
             return end(1, "00000057: LdapErr: DSID-0C090A5C, comment: Error in attribute conversion operation, data 0, v4563\0")
