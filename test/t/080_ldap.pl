@@ -60,7 +60,19 @@ $ldif .= entry("cn=circle $_,ou=Groups,$base", objectClass => 'groupOfNames', cn
 	member => [ "cn=circle " . ($_ % 3 + 1) . ",ou=Groups,$base", dn_of(29 + $_) ]) foreach 1 .. 3;
 $ldif .= entry("cn=itself,ou=Groups,$base", objectClass => 'groupOfNames', cn => 'itself', member => "cn=itself,ou=Groups,$base");
 
-my $slapd = UdsSlapd->start(people => 10000, ldif => $ldif, overlays => 'overlay memberof');
+# accounts, by what says whether they may be used
+my $accounts = "ou=Accounts,$base";
+my %account = (
+	locked => [ pwdAccountLockedTime => '000001010000Z' ],
+	'locked-for-a-while' => [ pwdAccountLockedTime => '20260101000000Z' ],
+	expired => [ shadowExpire => 1 ],
+	'expires-one-day' => [ shadowExpire => 99999 ],
+	'expires-never' => [ shadowExpire => -1 ]);
+
+$ldif .= entry($accounts, objectClass => 'organizationalUnit', ou => 'Accounts');
+$ldif .= entry("uid=$_,$accounts", objectClass => [ 'inetOrgPerson', 'shadowAccount' ], uid => $_, cn => $_, sn => $_, @{ $account{$_} }) foreach sort keys %account;
+
+my $slapd = UdsSlapd->start(people => 10000, ldif => $ldif, overlays => "overlay memberof\noverlay ppolicy");
 my $node = new_node('autovacuum' => 'off');
 
 # people by unit: of the directory, and of the tables
@@ -75,9 +87,11 @@ sub expected_units
 
 		push @lines, ($ou =~ s/\\(.)/$1/gr) . " $people{$unit}";
 	}
-	return join "\n", sort @lines, 'Groups 0', 'Odd, and odd ' . (@odd + 1), 'People 0';
+	return join "\n", sort @lines, 'Accounts ' . keys %account, 'Groups 0', 'Odd, and odd ' . (@odd + 1), 'People 0';
 }
 
+my $everybody = 10000 + @odd + 1 + keys %account;
+my $all_units = 4 + @units;
 my $by_department = q{
 	SELECT d.title || ' ' || count(m.user_id)
 	  FROM uds.departments d LEFT JOIN uds.department_members m ON m.department_id = d.id
@@ -92,22 +106,23 @@ service($node, undef, 'ldap', $slapd->options);
 create_source('units', incremental => 'none');
 is(sync_as('auto', 'units'), 'success', 'everything is read') or diag(field('message'));
 is(field('complete'), 't', 'as a whole');
-is(query('SELECT count(*) FROM uds.users WHERE enabled'), 10000 + @odd + 1, 'everybody is there');
-is(query('SELECT count(*) FROM uds.departments'), 3 + @units, 'with all units');
+is(query('SELECT count(*) FROM uds.users'), $everybody, 'everybody is there');
+is(query(q{SELECT string_agg(username, ', ' ORDER BY username) FROM uds.users WHERE NOT enabled}), 'expired, locked', 'disabled is whose account is locked for good, or has expired');
+is(query('SELECT count(*) FROM uds.departments'), $all_units, 'with all units');
 is(query($by_department), expected_units(), 'in which everybody is where the directory has them');
 is(query('SELECT count(*) FROM uds.users WHERE main_department_id IS NULL'), 0, 'and has a main department');
 is(query(q{SELECT count(DISTINCT department_id) || ' ' || count(*) FROM uds.department_members GROUP BY user_id ORDER BY count(*) DESC LIMIT 1}), '1 1', 'and no other');
 is(query(q{SELECT array_to_string(path, ' / ') FROM uds.department_tree WHERE depth = 4 ORDER BY path COLLATE "C" LIMIT 4}),
 	join("\n", 'People /  In between  / Team 9-0 / Squad 9-0 / Cell 9', 'People / #Labs / Team 7-0 / Squad 7-0 / Cell 7',
 		'People / A=B; <C> / Team 8-0 / Squad 8-0 / Cell 8', 'People / C:\\Temp / Team 6-0 / Squad 6-0 / Cell 6'), 'the tree is five deep');
-is(query('SELECT count(*), max(depth), min(depth) FROM uds.department_tree'), (3 + @units) . '|4|0', 'and whole');
+is(query('SELECT count(*), max(depth), min(depth) FROM uds.department_tree'), "$all_units|4|0", 'and whole');
 is(query(q{SELECT concat_ws('|', username, nickname, email, phone, title, enabled) FROM uds.users WHERE username = 'u00013'}),
 	"u00013|Dörte Garcia 13|u00013\@example.test|+15550000013|Manager|t", 'a person is what the entry says');
 is(query(q{SELECT string_agg(nickname, '|' ORDER BY username COLLATE "C") FROM uds.users WHERE username LIKE 'odd%'}),
 	join('|', 'Two', map { $odd[$_] } sort { "odd$a" cmp "odd$b" } 0 .. $#odd), 'odd names arrive as they are');
 is(person('Two', 'email'), 'a@odd.test', 'of several values it is always the same that counts');
 is(query(q{SELECT uid FROM uds.records WHERE data->>'username' = 'odd0'}), $slapd->value("cn=brown\\2c jr.,$odd_unit", 'entryUUID'), 'who somebody is tells the entryUUID');
-is(field('fetched'), 10000 + @odd + 1 + 3 + @units, 'each counts once');
+is(field('fetched'), $everybody + $all_units, 'each counts once');
 is(field(q{concat_ws(' ', pages, requests)}), '23 24', 'what departments refer to is a page and no request, binding and a look at the server are requests and no page');
 is(query("SELECT count(*) FROM uds.raw_log WHERE task_id = $task AND stream = 'users'"), 21, 'pages are of 500');
 unlike(query("SELECT string_agg(request || body, '') FROM uds.raw_log WHERE task_id = $task"), qr/\Q$UdsSlapd::password\E/, 'the password is not in the raw log');
@@ -115,7 +130,7 @@ unlike(query("SELECT string_agg(request || body, '') FROM uds.raw_log WHERE task
 my $versions = row_versions();
 
 is(sync_as('full', 'units'), 'success', 'again');
-is(field(q{concat_ws(' ', created, updated, deleted, linked, unlinked, unchanged)}), '0 0 0 0 0 ' . (10000 + @odd + 1 + 3 + @units), 'nothing has changed');
+is(field(q{concat_ws(' ', created, updated, deleted, linked, unlinked, unchanged)}), '0 0 0 0 0 ' . ($everybody + $all_units), 'nothing has changed');
 is(row_versions(), $versions, 'and not a row was touched');
 
 # smaller parts of it
