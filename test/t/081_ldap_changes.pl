@@ -243,6 +243,41 @@ changes_are('0 0 0 0 1 0 2', 'a group goes');
 is(query(q{SELECT count(*) FROM uds.departments WHERE title = 'innermost'}), 0, 'and is not there any more');
 nothing_else();
 
+drop_source('ldap');
+
+#
+# What was read is what is applied: previews, approvals, explanations
+#
+create_source('ldap', department_mode => 'both', group_base => "ou=Groups,$base");
+is(sync_as('auto'), 'success', 'everything once more') or diag(field('message'));
+query(q{SELECT uds_alter_source('ldap', guard_min => 5, guard_percent => 1)});
+
+my $before = row_versions();
+
+$slapd->delete(map { dn($_) } 400 .. 419);
+$slapd->change(dn(420), replace => title => 'Approved');
+is(sync_as('incremental'), 'blocked', 'many who are deleted at once are stopped by the guard');
+is(row_versions(), $before, 'nothing is written');
+
+my $blocked = $task;
+
+$slapd->change(dn(420), replace => title => 'Too late');
+$task = query("SELECT uds_approve($blocked)");
+is(wait_task($node, $task), 'success', 'what was shown is approved') or diag(field('message'));
+is(field(q{concat_ws(' ', updated, deleted)}), '1 20', 'and applied');
+is(query(q{SELECT title FROM uds.users WHERE username = 'u00420'}), 'Approved', 'as it was read then');
+$task = query(q{SELECT uds_preview('ldap')});
+is(wait_task($node, $task), 'success', 'a preview');
+is(query("SELECT string_agg(after->>'title', ', ') FROM uds.changes WHERE task_id = $task AND resource = 'users'"), 'Too late', 'shows what will come');
+is(query(q{SELECT title FROM uds.users WHERE username = 'u00420'}), 'Approved', 'and writes nothing');
+is(sync_as('incremental'), 'success', 'then it comes') or diag(field('message'));
+is(query(q{SELECT title FROM uds.users WHERE username = 'u00420'}), 'Too late', 'though it was seen before');
+nothing_else();
+
+my $uid = $slapd->value(dn(420), 'entryUUID');
+
+like(query("SELECT uds_explain_user('ldap', '$uid')::text"), qr/Too late.*u00420|u00420.*Too late/s, 'somebody is explained, from the entry on');
+
 $slapd->stop;
 $node->stop;
 done_testing();
