@@ -142,6 +142,7 @@ take_user(void *arg, LdapClient *client)
 	LdapEntry	entry;
 
 	uds_ldap_take_user(reader, client, &entry);
+	uds_ldap_page_cut(reader);
 	MemoryContextSwitchTo(caller);
 	MemoryContextReset(reader->scratch);
 }

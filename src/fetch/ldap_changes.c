@@ -89,6 +89,7 @@ take_changed(void *arg, LdapClient *client)
 			add_left(reader, entry.id);
 		}
 	}
+	uds_ldap_page_cut(reader);
 	MemoryContextSwitchTo(caller);
 	MemoryContextReset(reader->scratch);
 }
@@ -109,16 +110,6 @@ take_refresh(void *arg, LdapClient *client, bool last)
 
 	uds_ldap_sync_done(&reader->changes->sync, client);
 	uds_ldap_page_emit(reader, &reader->page, reader->shown);
-}
-
-static void
-take_refreshed(void *arg, LdapClient *client)
-{
-	LdapReader *reader = arg;
-
-	take_changed(reader, client);
-	if (uds_ldap_page_is_full(&reader->page))
-		uds_ldap_page_emit(reader, &reader->page, reader->shown);
 }
 
 /* Everybody known who was neither shown nor named is gone. */
@@ -157,7 +148,7 @@ read_sync(LdapReader *reader)
 	uds_ldap_prepare_users(reader);
 	reader->search.page_size = 0;
 	reader->search.control = uds_ldap_sync_control(cookie);
-	reader->search.entry = take_refreshed;
+	reader->search.entry = take_changed;
 	reader->search.intermediate = take_message;
 	reader->search.page = take_refresh;
 	if (!uds_ldap_try_list(reader, LDAP_STREAM_USERS) || changes->sync.malformed)

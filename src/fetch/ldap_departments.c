@@ -97,6 +97,7 @@ take_entry(LdapReader *reader, LdapClient *client, bool groups)
 	appendStringInfoChar(out, '}');
 	if (entry.id != NULL && entry.normal != NULL)
 		add_department(&taking, &entry);
+	uds_ldap_page_cut(reader);
 	MemoryContextSwitchTo(caller);
 	MemoryContextReset(reader->scratch);
 }

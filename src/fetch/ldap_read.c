@@ -246,6 +246,18 @@ uds_ldap_page_is_full(const LdapPage *page)
 }
 
 /*
+ * Hands the page of a listing over, if it is time to and the server does not
+ * make pages itself.
+ */
+void
+uds_ldap_page_cut(LdapReader *reader)
+{
+	if (reader->search.page_size == 0 && uds_ldap_page_is_full(&reader->page))
+		uds_ldap_page_emit(reader, &reader->page,
+						   psprintf("%s, part %d", reader->shown, reader->page.number + 1));
+}
+
+/*
  * Hands a page over, an empty one, too, and begins the next one.  ERROR if
  * there are more than may be.
  */

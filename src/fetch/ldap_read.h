@@ -95,6 +95,7 @@ uds_noreturn extern void uds_ldap_reader_raise(LdapReader *reader, const char *s
 extern void uds_ldap_page_begin(LdapPage *page, const char *stream);
 extern StringInfo uds_ldap_page_add(LdapPage *page);
 extern void uds_ldap_page_emit(LdapReader *reader, LdapPage *page, const char *request);
+extern void uds_ldap_page_cut(LdapReader *reader);
 extern bool uds_ldap_page_is_full(const LdapPage *page);
 extern void uds_ldap_list(LdapReader *reader, const char *stream);
 extern bool uds_ldap_try_list(LdapReader *reader, const char *stream);

@@ -258,7 +258,8 @@ take_server(void *arg, LdapClient *client)
 }
 
 /*
- * Asks the server what it is; in the client's context.
+ * Asks the server what it is; in the client's context.  One that does not say
+ * is taken to be able to do nothing special.
  */
 bool
 uds_ldap_read_server(LdapClient *client, LdapServer *server)
@@ -269,5 +270,5 @@ uds_ldap_read_server(LdapClient *client, LdapServer *server)
 	search.attributes = uds_ldap_names(6, "supportedControl", "namingContexts",
 									   "defaultNamingContext", "highestCommittedUSN",
 									   "dsServiceName", "dnsHostName");
-	return uds_ldap_read_entry(client, &search);
+	return uds_ldap_read_entry(client, &search) || !client->fault.passing;
 }

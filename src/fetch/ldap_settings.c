@@ -245,6 +245,13 @@ read_attributes(const UdsManifest *manifest, const Options *options, const char 
 	uds_ldap_attributes_add(attributes, option(options, name));
 }
 
+/* A number of few digits, or -1. */
+static int
+read_size(const char *text)
+{
+	return strlen(text) > 6 || strspn(text, "0123456789") < strlen(text) ? -1 : atoi(text);
+}
+
 static void
 read_all(const UdsManifest *manifest, const Options *options, LdapSettings *settings)
 {
@@ -270,7 +277,7 @@ read_all(const UdsManifest *manifest, const Options *options, LdapSettings *sett
 	settings->departments = read_mode(option_or(options, "department_mode", "none"));
 	settings->manager_as_owner = is_true(options, "manager_as_owner");
 	settings->follow_referrals = is_true(options, "follow_referrals");
-	settings->page_size = atoi(option_or(options, "page_size", "0"));
+	settings->page_size = read_size(option_or(options, "page_size", "0"));
 	settings->incremental = option_or(options, "incremental", "none");
 	uds_ldap_attributes_add(&uid, option_or(options, "uid_attribute", "entryUUID"));
 	if (uid.count == 1)
@@ -300,8 +307,8 @@ uds_ldap_settings(const UdsManifest *manifest, const char *options_json, char **
 	if (*problem != NULL)
 		return NULL;
 	read_all(manifest, &options, settings);
-	if (settings->page_size < 1 || settings->page_size > MAX_PAGE_SIZE)
-		*problem = psprintf("option \"page_size\" must be a number from 1 to %d", MAX_PAGE_SIZE);
+	if (settings->page_size < 0 || settings->page_size > MAX_PAGE_SIZE)
+		*problem = psprintf("option \"page_size\" must be a number from 0 to %d", MAX_PAGE_SIZE);
 	else if (settings->uid.name == NULL)
 		*problem = pstrdup("option \"uid_attribute\" must be one attribute");
 	else if (settings->sasl_external && settings->bind_dn != NULL)

@@ -178,7 +178,7 @@ foreach my $filter ('objectClass=person', '(cn=*', '((cn=x))', '(&(cn=a)(cn=b)',
 	else { like($err, qr/option "user_filter" is no filter/, "\"$filter\" is refused"); }
 }
 foreach my $case ([ base_dn => 'example.test' ], [ group_base => 'ou=a,,dc=b' ], [ urls => 'http://127.0.0.1' ], [ urls => 'ldap://127.0.0.1:99999' ],
-	[ urls => 'ldap://a b' ], [ urls => ' , ' ], [ urls => 'ldap://user:pw@host' ], [ page_size => '0' ], [ page_size => '10001' ], [ page_size => 'many' ], [ uid_attribute => 'a b' ])
+	[ urls => 'ldap://a b' ], [ urls => ' , ' ], [ urls => 'ldap://user:pw@host' ], [ page_size => '-1' ], [ page_size => '10001' ], [ page_size => 'many' ], [ uid_attribute => 'a b' ])
 {
 	my ($option, $value) = @$case;
 
@@ -209,6 +209,10 @@ foreach my $case (
 	$slapd->restart(limits => $limits);
 	like(failure(), $expected, $name);
 }
+$slapd->restart(limits => 'sizelimit size.soft=unlimited size.prtotal=disabled');
+set_options(page_size => '0');
+like(failure(), qr/^success/, 'but may give all at once');
+is(row_versions(), $before, 'which is the same');
 set_options(page_size => undef);
 $slapd->restart(limits => undef);
 like(failure(), qr/^success/, 'after all that it is read again');
