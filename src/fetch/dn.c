@@ -188,8 +188,14 @@ to_chars(const char *bytes, size_t len)
 	pg_wchar   *normal;
 	size_t		n = 0;
 
+	/* what is mapped to nothing must not keep marks apart that belong together */
 	for (size_t i = 0; i < len; i += pg_utf_mblen((const unsigned char *) bytes + i))
-		chars[n++] = fold_char(utf8_to_unicode((const unsigned char *) bytes + i));
+	{
+		pg_wchar	c = utf8_to_unicode((const unsigned char *) bytes + i);
+
+		if (!is_nothing(c))
+			chars[n++] = fold_char(c);
+	}
 	chars[n] = 0;
 	normal = unicode_normalize(UNICODE_NFKC, chars);
 	if (normal == NULL)

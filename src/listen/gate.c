@@ -145,7 +145,8 @@ uds_gate_close(void)
 {
 	if (gate < 0)
 		return;
-	uds_gate_accept();
+	while (uds_connections_count() < uds_gate_limit() && accept_one())
+		;
 	uds_listener_leave_port();
 	close(gate);
 	gate = -1;
