@@ -437,6 +437,9 @@ follow(LdapReader *reader, const char *stream, const char *reference, int depth)
 						depth > MAX_REFERENCES ? ", and so on" : ", which is no address of another server")));
 	settings.urls = &url;
 	settings.nurls = 1;
+	/* a password that nobody could read up to here stays so */
+	if (here->url->scheme != LDAP_SCHEME_PLAIN)
+		settings.start_tls = true;
 	reader->client = uds_ldap_open(reader->source, &settings, here->totals);
 	if (there != NULL)
 		reader->search.base = there;

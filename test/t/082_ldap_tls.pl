@@ -6,6 +6,7 @@ use warnings;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
+use UdsReplay;
 use UdsService;
 use UdsSession;
 use UdsSlapd;
@@ -152,6 +153,20 @@ set_options(client_cert_file => undef, client_key_file => undef);
 like(failure(), qr/^failed: .*SASL EXTERNAL/, 'without one nobody');
 set_options(sasl_external => undef, bind_dn => $UdsSlapd::admin, password => $UdsSlapd::password);
 $slapd->restart(access => undef);
+
+# a reference to another server does not get the password in the clear either
+my $elsewhere = UdsReplay->start;
+
+$slapd->add(entry("cn=elsewhere,$base", objectClass => [ 'referral', 'extensibleObject' ], cn => 'elsewhere', ref => $elsewhere->uri . "/$UdsReplay::context"));
+foreach my $url ($slapd->tls_uri, $slapd->socket_uri)
+{
+	set_options(urls => $url, start_tls => 'false', follow_referrals => 'true');
+	like(failure(), qr/^failed: .*StartTLS/, 'a reference to a server without TLS, from ' . ($url =~ /^(\w+)/)[0]);
+	is(scalar(grep { $_->{op} eq 'bind' } @{ $elsewhere->control->{requests} }), 0, 'gets no password');
+}
+$slapd->run_client('ldapmodify', "dn: cn=elsewhere,$base\nchangetype: delete\n", '-M');
+$elsewhere->stop;
+set_options(urls => $slapd->uri, start_tls => undef, follow_referrals => undef);
 
 # who is no superuser names no files
 query('CREATE ROLE operator; GRANT EXECUTE ON FUNCTION uds_create_source TO operator');
