@@ -164,8 +164,9 @@ define_fetch_settings(void)
 							   check_hosts, NULL, NULL);
 }
 
+/* What the listener is started with: the server knows no such settings later. */
 static void
-define_listen_settings(void)
+define_start_settings(void)
 {
 	DefineCustomIntVariable("uds.http_port",
 							"Port on which pushes and events are taken over HTTP.",
@@ -192,6 +193,21 @@ define_listen_settings(void)
 							NULL,
 							&uds_listen_workers, 2, 1, UDS_LISTENERS,
 							PGC_POSTMASTER, 0, NULL, NULL, NULL);
+	DefineCustomIntVariable("uds.http_max_connections",
+							"Most connections to each of the processes.",
+							NULL,
+							&uds_listen_max_connections, 256, 1, 100000,
+							PGC_POSTMASTER, 0, NULL, NULL, NULL);
+	DefineCustomIntVariable("uds.http_max_connections_per_address",
+							"Most of these from one address.",
+							NULL,
+							&uds_listen_max_per_address, 64, 1, 100000,
+							PGC_POSTMASTER, 0, NULL, NULL, NULL);
+}
+
+static void
+define_listen_settings(void)
+{
 	DefineCustomStringVariable("uds.http_tls_cert",
 							   "File with the certificate and those above it, PEM; empty for no TLS.",
 							   NULL,
@@ -212,16 +228,6 @@ define_listen_settings(void)
 							"For a body it may take longer by a second for each 8 kB that came.",
 							&uds_listen_client_timeout, 30000, 100, 3600000,
 							PGC_SIGHUP, GUC_UNIT_MS, NULL, NULL, NULL);
-	DefineCustomIntVariable("uds.http_max_connections",
-							"Most connections to each of the processes.",
-							NULL,
-							&uds_listen_max_connections, 256, 1, 100000,
-							PGC_POSTMASTER, 0, NULL, NULL, NULL);
-	DefineCustomIntVariable("uds.http_max_connections_per_address",
-							"Most of these from one address.",
-							NULL,
-							&uds_listen_max_per_address, 64, 1, 100000,
-							PGC_POSTMASTER, 0, NULL, NULL, NULL);
 	DefineCustomStringVariable("uds.http_trusted_proxies",
 							   "Reverse proxies whose X-Forwarded-For is believed.",
 							   "Comma-separated addresses and CIDR ranges.",
@@ -243,6 +249,8 @@ _PG_init(void)
 	define_task_settings();
 	define_fetch_settings();
 	define_listen_settings();
+	if (process_shared_preload_libraries_in_progress)
+		define_start_settings();
 	MarkGUCPrefixReserved("uds");
 
 	uds_process_init_xact();

@@ -190,12 +190,8 @@ to_chars(const char *bytes, size_t len)
 
 	/* what is mapped to nothing must not keep marks apart that belong together */
 	for (size_t i = 0; i < len; i += pg_utf_mblen((const unsigned char *) bytes + i))
-	{
-		pg_wchar	c = utf8_to_unicode((const unsigned char *) bytes + i);
-
-		if (!is_nothing(c))
-			chars[n++] = fold_char(c);
-	}
+		if (!is_nothing(utf8_to_unicode((const unsigned char *) bytes + i)))
+			chars[n++] = fold_char(utf8_to_unicode((const unsigned char *) bytes + i));
 	chars[n] = 0;
 	normal = unicode_normalize(UNICODE_NFKC, chars);
 	if (normal == NULL)
