@@ -25,6 +25,9 @@
 #include "connector/datetime.h"
 #include "fetch/ldap_value.h"
 
+/* of so many bytes of a text one may be bad */
+#define FEW_BAD 4
+
 /* between 1601 and 1970, in ms */
 #define FILETIME_EPOCH INT64CONST(11644473600000)
 
@@ -429,6 +432,36 @@ is_text(const char *bytes, int len)
 }
 
 /*
+ * Appends text with a few bytes in it that are not UTF-8, as a name from an old
+ * system; U+FFFD stands for each.  False if it is no text.
+ */
+static bool
+append_mended(StringInfo out, const char *bytes, int len)
+{
+	char	   *text = palloc(3 * len + 1);
+	int			n = 0;
+	int			bad = 0;
+
+	for (int i = 0; i < len;)
+	{
+		int			size = pg_utf_mblen((const unsigned char *) bytes + i);
+		bool		good = i + size <= len &&
+			pg_encoding_verifymbstr(PG_UTF8, bytes + i, size) == size;
+
+		memcpy(text + n, good ? bytes + i : "\xef\xbf\xbd", good ? size : 3);
+		n += good ? size : 3;
+		i += good ? size : 1;
+		bad += !good;
+	}
+	if (memchr(bytes, '\0', len) == NULL && bad * FEW_BAD <= len)
+		uds_ldap_append_text(out, text, n);
+	else
+		bad = -1;
+	pfree(text);
+	return bad >= 0;
+}
+
+/*
  * Appends a value as JSON: text, null for a time that is never, or an object
  * with the bytes.  A value that is not what its kind says is shown as it is.
  */
@@ -466,10 +499,10 @@ uds_ldap_append_value(StringInfo out, LdapKind kind, const char *bytes, int len)
 	}
 	if (text != NULL)
 		uds_ldap_append_text(out, text, (int) strlen(text));
-	else if (kind == LDAP_KIND_BINARY || !is_text(bytes, len))
-		append_base64(out, bytes, len);
-	else
+	else if (kind != LDAP_KIND_BINARY && is_text(bytes, len))
 		uds_ldap_append_text(out, bytes, len);
+	else if (kind != LDAP_KIND_TEXT || !append_mended(out, bytes, len))
+		append_base64(out, bytes, len);
 }
 
 /*

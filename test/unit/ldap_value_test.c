@@ -68,6 +68,10 @@ test_values(void)
 	value(LDAP_KIND_TEXT, "研发部", 9, "\"研发部\"", "text in UTF-8");
 	value(LDAP_KIND_TEXT, "a\0b", 3, "{\"$base64\":\"YQBi\"}", "a zero byte makes it bytes");
 	value(LDAP_KIND_TEXT, "a\xff", 2, "{\"$base64\":\"Yf8=\"}", "so does what is not UTF-8");
+	value(LDAP_KIND_TEXT, "J\xf6rg", 4, "\"J\xef\xbf\xbdrg\"", "a text with a byte in it that is not stays one");
+	value(LDAP_KIND_TEXT, "Zo\xc3\xab M\xfcller \xe5\xbc", 14, "\"Zo\xc3\xab M\xef\xbf\xbdller \xef\xbf\xbd\xef\xbf\xbd\"",
+		  "also one that is cut");
+	value(LDAP_KIND_BINARY, "J\xf6rg", 4, "{\"$base64\":\"SvZyZw==\"}", "but not what is bytes by its name");
 	value(LDAP_KIND_TEXT, "", 0, "\"\"", "an empty value");
 	value(LDAP_KIND_BINARY, "abc", 3, "{\"$base64\":\"YWJj\"}", "what is bytes by its name");
 	value(LDAP_KIND_TIME, "20261122113114.0Z", 17, "\"2026-11-22T11:31:14Z\"", "a time");
